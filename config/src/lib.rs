@@ -1,0 +1,2 @@
+//! The configuration file of uraid
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The NBD protocol, server and client side, as state machines over byte slices
+#![forbid(unsafe_code)]

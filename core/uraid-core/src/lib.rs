@@ -1,0 +1,17 @@
+//! RAID 4/5/6 array state machine: events in, actions out.
+#![forbid(unsafe_code)]
+
+mod seam;
+
+pub use seam::*;
+
+/// A blank device that the operator adds; see [`Event::AddMember`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewMember {
+    /// The index under which the runner attached it.
+    pub member: MemberId,
+    /// Its size in sectors of 512 bytes.
+    pub device_sectors: u64,
+    /// A fresh identity for its superblock.
+    pub device_uuid: [u8; 16],
+}

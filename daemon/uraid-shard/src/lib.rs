@@ -1,0 +1,1 @@
+//! One array shard: core, chains and member I/O on one thread

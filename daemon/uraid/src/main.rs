@@ -1,0 +1,3 @@
+//! The uraid command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Chains of memory operations over pluggable backends

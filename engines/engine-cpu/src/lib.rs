@@ -1,0 +1,1 @@
+//! The chain engine's CPU backend over raid6-simd
