@@ -1,2 +1,42 @@
-//! Linux md superblock 1.x as values, and the assembly verdict over a set of members
+//! Linux md superblocks (metadata 1.0, 1.1 and 1.2) as values, and the verdict over a set of members.
+//!
+//! Bytes in, values out, and back: nothing here opens a device. A caller reads [`READ_BYTES`] bytes at
+//! each of the [`candidates`] of a device, hands them to [`Superblock::parse`], takes the best with
+//! [`Superblock::choose`], and hands what it found on all devices to [`assemble`]. A new array starts
+//! with [`plan_create`]. Superblocks change only through the setters of [`Superblock`], and what
+//! [`Superblock::encode`] gives is written at [`Superblock::super_offset`].
+//!
+//! Promised: whatever the bytes are, nothing panics; a superblock that the kernel would refuse is refused;
+//! bytes that are not understood are kept. Left to others: where data and parity lie, when which
+//! superblock is written, and all I/O. Features that are only recognised are named by [`unsupported`].
 #![forbid(unsafe_code)]
+
+mod assemble;
+mod assemble_types;
+mod check;
+mod create;
+mod describe;
+mod error;
+mod features;
+mod level;
+mod location;
+mod superblock;
+mod unsupported;
+mod uuid;
+mod wire;
+
+pub use assemble::assemble;
+pub use assemble_types::{
+    AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Warning,
+};
+pub use check::RawSuperblock;
+pub use create::{CreateError, CreateParams, SpareError, free_dev_number, plan_create, spare_superblock};
+pub use describe::Description;
+pub use error::{Fault, SuperblockError};
+pub use features::Features;
+pub use level::{Layout, Level};
+pub use location::{Location, MIN_DEVICE_SECTORS, Minor, candidates};
+pub use superblock::{BadBlockLog, DevRole, RoleTableFull, Superblock};
+pub use unsupported::{Unsupported, unsupported};
+pub use uuid::{Uuid, UuidError};
+pub use wire::{CLEAN, MAX_DEVICES, READ_BYTES, SECTOR};

@@ -1,0 +1,314 @@
+//! The words of an assembly: what was found, what came of it, and why not.
+
+use crate::error::SuperblockError;
+use crate::level::Level;
+use crate::superblock::Superblock;
+use crate::unsupported::Unsupported;
+use crate::uuid::Uuid;
+use std::fmt;
+use thiserror::Error;
+
+/// One device that was named for the assembly.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// What to call it in messages, usually its path.
+    pub label: String,
+    /// Its size in sectors.
+    pub device_sectors: u64,
+    /// Its superblock, or why there is none ([`SuperblockError::Unreadable`] for an I/O error).
+    pub superblock: Result<Superblock, SuperblockError>,
+    /// Two values that are equal for two paths of the same device, such as the device and inode numbers
+    /// of a file. `None` if nothing is known.
+    pub identity: Option<(u64, u64)>,
+}
+
+/// How to assemble.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AssembleOptions {
+    /// Start a dirty and degraded array by declaring it clean. Stripes that were being written when the
+    /// array stopped may then give wrong data for the missing members.
+    pub force: bool,
+    /// Only this array is wanted; without it, the one that most of the devices belong to.
+    pub array: Option<Uuid>,
+}
+
+/// An array that can be started.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Assembly {
+    /// The newest superblock, for the array-wide fields. Its role table names the accepted members and
+    /// nobody else, and with [`AssembleOptions::force`] it is marked clean.
+    pub superblock: Superblock,
+    /// The members taken: role holders in the order of their roles, then spares by member number.
+    pub members: Vec<Member>,
+    /// Roles that no accepted member plays, ascending.
+    pub missing_roles: Vec<u16>,
+    /// The devices not taken, in the order in which they were named.
+    pub rejected: Vec<Rejected>,
+    /// Whether parity must be resynced from [`Self::resync_offset`]. False after force.
+    pub dirty: bool,
+    /// Member sectors below which parity is valid; [`crate::CLEAN`] if all of it is.
+    pub resync_offset: u64,
+    /// Missing and rebuilding members together; at most the level's parity.
+    pub degraded: u16,
+    /// What a person should be told although the array starts.
+    pub warnings: Vec<Warning>,
+}
+
+/// A member that was taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Index in the list handed to [`crate::assemble`].
+    pub found: usize,
+    /// Its number in the role table.
+    pub dev_number: u32,
+    /// Its role; `None` for a spare.
+    pub role: Option<u16>,
+    /// Its state.
+    pub state: MemberState,
+    /// Its superblock, brought up to the newest one ([`Superblock::catch_up`]): the image from which its
+    /// next update is made.
+    pub superblock: Superblock,
+}
+
+/// What a member's data are worth.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum MemberState {
+    /// All of it is valid.
+    InSync,
+    /// Valid below `recovery_offset` sectors from its data offset.
+    Rebuilding {
+        /// Sectors.
+        recovery_offset: u64,
+    },
+    /// It holds nothing.
+    Spare,
+}
+
+/// A device that was not taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rejected {
+    /// Index in the list handed to [`crate::assemble`].
+    pub found: usize,
+    /// What it is called.
+    pub label: String,
+    /// Why it was not taken.
+    pub reason: Reason,
+}
+
+/// `label: reason`.
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.label, self.reason)
+    }
+}
+
+/// Why a device was not taken.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// It has no usable superblock; [`SuperblockError::fault`] says of which kind the trouble is.
+    #[error("{0}")]
+    Superblock(SuperblockError),
+    /// The same device was named before under another name.
+    #[error("is the same device as {other}")]
+    SameDevice {
+        /// The name under which it was taken.
+        other: String,
+    },
+    /// It belongs to another array.
+    #[error("belongs to another array ({name}, {uuid})")]
+    Foreign {
+        /// Name of that array.
+        name: String,
+        /// Identity of that array.
+        uuid: Uuid,
+    },
+    /// It claims to belong to the array but describes another one.
+    #[error("says that the array's {field} is {says}, the newest member says {newest}")]
+    Geometry {
+        /// Which field.
+        field: &'static str,
+        /// What this device says.
+        says: String,
+        /// What the newest member says.
+        newest: String,
+    },
+    /// Its data area is smaller than what the array uses of each member.
+    #[error("is too small: {data_size} sectors for data, the array uses {size_sectors} of each member")]
+    TooSmall {
+        /// Sectors there are.
+        data_size: u64,
+        /// Sectors needed.
+        size_sectors: u64,
+    },
+    /// The array went on without it.
+    #[error("is stale: last updated at event {events}, the array is at {newest}; add it again to rebuild it")]
+    Stale {
+        /// Its update counter.
+        events: u64,
+        /// The array's.
+        newest: u64,
+    },
+    /// The newest member says that this one failed or was removed.
+    #[error(
+        "was failed or removed while the array was running, so it may be out of date; add it again to rebuild it"
+    )]
+    Evicted,
+    /// It says that the newest member failed: both were written without the other.
+    #[error("says that the newest member ({newest}) failed, so the two went separate ways")]
+    SeparateWays {
+        /// The newest member.
+        newest: String,
+    },
+    /// Another device claims the same place and is newer, or was named first.
+    #[error("claims the same {what} as {other}, which is taken instead")]
+    Duplicate {
+        /// What both claim: "role 2", "member number 3" or "device UUID".
+        what: String,
+        /// The one taken.
+        other: String,
+    },
+    /// Its member number or role is outside what the array has.
+    #[error("has {what}, which the array does not have")]
+    OutOfRange {
+        /// Which number it has.
+        what: String,
+    },
+}
+
+/// What a person should be told about an array that starts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Warning {
+    /// Members are missing.
+    Degraded {
+        /// Their roles.
+        missing_roles: Vec<u16>,
+        /// How many more members may be lost.
+        spare_parity: u16,
+    },
+    /// A member is not filled yet.
+    Rebuilding {
+        /// The device.
+        label: String,
+        /// Its role.
+        role: u16,
+    },
+    /// Parity was being written when the array stopped; it will be resynced.
+    Dirty {
+        /// Member sectors below which parity is valid.
+        resync_offset: u64,
+    },
+    /// Force declared a dirty and degraded array clean.
+    ForcedClean {
+        /// Roles that are missing or being rebuilt.
+        roles: Vec<u16>,
+    },
+    /// A device was not taken.
+    Rejected(Rejected),
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::Degraded { missing_roles, spare_parity } => write!(
+                f,
+                "the array is degraded: no member for {}; {} before data are lost",
+                roles_text(missing_roles),
+                match spare_parity {
+                    0 => "no further member may fail".to_owned(),
+                    1 => "one more member may fail".to_owned(),
+                    n => format!("{n} more members may fail"),
+                }
+            ),
+            Warning::Rebuilding { label, role } => {
+                write!(f, "{label} (role {role}) is not rebuilt yet; the rebuild goes on")
+            }
+            Warning::Dirty { resync_offset } => write!(
+                f,
+                "the array was not stopped cleanly: parity from member sector {resync_offset} on will be resynced"
+            ),
+            Warning::ForcedClean { roles } => write!(
+                f,
+                "FORCED: the array was not stopped cleanly and {} cannot be trusted to parity; data that were being written may be WRONG where they are reconstructed: check the file system",
+                roles_text(roles)
+            ),
+            Warning::Rejected(rejected) => write!(f, "not used: {rejected}"),
+        }
+    }
+}
+
+/// Why no array can be started.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum AssembleError {
+    /// No device has a superblock of the wanted array.
+    #[error("no member of {} found{}", wanted_text(*.wanted), rejected_text(.rejected))]
+    NoMembers {
+        /// The array that was asked for, if one was.
+        wanted: Option<Uuid>,
+        /// Why each device was not taken.
+        rejected: Vec<Rejected>,
+    },
+    /// The devices belong to several arrays and none of them has the majority.
+    #[error("the devices belong to {} arrays and none has most of them; name the members of one only:{}", .arrays.len(), arrays_text(.arrays))]
+    SeveralArrays {
+        /// Each array: its identity, its name, and the devices.
+        arrays: Vec<(Uuid, String, Vec<String>)>,
+    },
+    /// The array has a feature that cannot be honoured.
+    #[error("{label} has a feature that is not supported: {features}; use Linux md for this array")]
+    Unsupported {
+        /// The device that has it.
+        label: String,
+        /// The feature.
+        features: Unsupported,
+    },
+    /// More members are missing than parity covers.
+    #[error(
+        "too few members: {level} of {raid_disks} can do without {} and {} missing or not rebuilt{}",
+        .level.parity(), roles_are_text(.roles), rejected_text(.rejected)
+    )]
+    TooFewMembers {
+        /// The level.
+        level: Level,
+        /// Roles of the array.
+        raid_disks: u16,
+        /// Roles that are missing or not rebuilt.
+        roles: Vec<u16>,
+        /// Why each device was not taken.
+        rejected: Vec<Rejected>,
+    },
+    /// The array was not stopped cleanly and is degraded: parity cannot be trusted where it is needed.
+    #[error(
+        "the array was not stopped cleanly and {} missing or not rebuilt: what parity says about lost data may be wrong. Find the missing member, or start with force and check the file system{}",
+        roles_are_text(.roles), rejected_text(.rejected)
+    )]
+    DirtyDegraded {
+        /// Roles that are missing or not rebuilt.
+        roles: Vec<u16>,
+        /// Why each device was not taken.
+        rejected: Vec<Rejected>,
+    },
+}
+
+fn wanted_text(wanted: Option<Uuid>) -> String {
+    wanted.map_or("an array".to_owned(), |uuid| format!("array {uuid}"))
+}
+
+fn roles_text(roles: &[u16]) -> String {
+    let list: Vec<String> = roles.iter().map(u16::to_string).collect();
+    format!("{} {}", if roles.len() == 1 { "role" } else { "roles" }, list.join(", "))
+}
+
+fn roles_are_text(roles: &[u16]) -> String {
+    format!("{} {}", roles_text(roles), if roles.len() == 1 { "is" } else { "are" })
+}
+
+fn rejected_text(rejected: &[Rejected]) -> String {
+    rejected.iter().map(|one| format!("\n  {one}")).collect()
+}
+
+fn arrays_text(arrays: &[(Uuid, String, Vec<String>)]) -> String {
+    arrays.iter().map(|(uuid, name, labels)| format!("\n  {name} ({uuid}): {}", labels.join(", "))).collect()
+}
