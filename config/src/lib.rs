@@ -1,2 +1,29 @@
-//! The configuration file of uraid
+//! What an operator may write: the TOML file of one volume, and the small values that the command
+//! line shares with it (sizes, addresses, names).
+//!
+//! Promises: a [`Config`] that exists is valid as far as the text alone can tell; a file that is not
+//! yields **all** its problems at once, each with line, column, the offending text and what to do.
+//! Keys that are not known are problems, never ignored.
+//!
+//! Leaves to others: whether members exist, what they hold, and whether an address can be bound.
 #![forbid(unsafe_code)]
+
+mod address;
+mod name;
+mod problem;
+mod reader;
+mod schema;
+mod size;
+mod suggest;
+
+pub use address::{Address, AddressError};
+pub use name::{NameError, VolumeName};
+pub use problem::{ConfigError, Problem, Problems};
+pub use schema::{Assemble, Cache, Config, Direct, Io, IoEngine, Kernel, Key, Limits, Sync, documented_keys};
+pub use size::{Size, SizeError};
+
+/// The directory of sockets when nothing else is said; created by the service unit.
+pub const RUN_DIR: &str = "/run/uraid";
+
+/// The example configuration: every key, documented line by line, at its default.
+pub const EXAMPLE: &str = include_str!("../example.toml");

@@ -1,0 +1,100 @@
+//! The name of a volume. It becomes a file name under [`crate::RUN_DIR`], an NBD export name and the
+//! name field of the superblock, so only characters that are harmless in all three are taken.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A volume name: 1 to 32 bytes of ASCII letters, digits and `. _ - + :`, not starting with `.`, `-`
+/// or `:`. mdadm's `host:name` form is a name too.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct VolumeName(String);
+
+/// Why a text is not a [`VolumeName`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NameError {
+    /// Nothing there.
+    #[error("a volume name must not be empty")]
+    Empty,
+    /// The superblock has 32 bytes for it.
+    #[error("a volume name has at most 32 bytes, this one has {0}")]
+    TooLong(usize),
+    /// A character that is not allowed, or not allowed first.
+    #[error(
+        "a volume name holds letters, digits and . _ - + : and starts with a letter, digit or _; {0:?} is not allowed there"
+    )]
+    BadCharacter(char),
+}
+
+/// Bytes of the name field of a superblock 1.x.
+const NAME_BYTES_MAX: usize = 32;
+
+impl VolumeName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether an array of this full name (as in its superblock, perhaps `host:name`) is the one meant.
+    pub fn matches(&self, array_name: &str) -> bool {
+        let short = array_name.split_once(':').map_or(array_name, |(_, short)| short);
+        self.0 == array_name || self.0 == short
+    }
+}
+
+impl FromStr for VolumeName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let first = text.chars().next().ok_or(NameError::Empty)?;
+        if text.len() > NAME_BYTES_MAX {
+            return Err(NameError::TooLong(text.len()));
+        }
+        if !(first.is_ascii_alphanumeric() || first == '_') {
+            return Err(NameError::BadCharacter(first));
+        }
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._-+:".contains(c);
+        match text.chars().find(|&c| !allowed(c)) {
+            Some(bad) => Err(NameError::BadCharacter(bad)),
+            None => Ok(VolumeName(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for VolumeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_plain_names_and_refuses_the_rest() {
+        for good in ["a", "vol0", "_x", "home-disk.2", "host:name", "0123456789abcdef0123456789abcdef"] {
+            assert_eq!(good.parse::<VolumeName>().map(|n| n.to_string()), Ok(good.to_owned()));
+        }
+        for (bad, error) in [
+            ("", NameError::Empty),
+            ("0123456789abcdef0123456789abcdef0", NameError::TooLong(33)),
+            ("..", NameError::BadCharacter('.')),
+            ("-rf", NameError::BadCharacter('-')),
+            ("a/b", NameError::BadCharacter('/')),
+            ("a b", NameError::BadCharacter(' ')),
+            ("a\0", NameError::BadCharacter('\0')),
+            ("größe", NameError::BadCharacter('ö')),
+        ] {
+            assert_eq!(bad.parse::<VolumeName>(), Err(error), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_prefix_is_optional_when_matching() {
+        let name: VolumeName = "data".parse().unwrap();
+        assert!(name.matches("data"));
+        assert!(name.matches("host:data"));
+        assert!(!name.matches("host:other"));
+        assert!(!name.matches("data:other"));
+    }
+}

@@ -1,0 +1,463 @@
+//! The keys of the file and the values they become.
+
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use crate::address::{Address, check_socket_path};
+use crate::name::VolumeName;
+use crate::problem::{ConfigError, Problem, Problems};
+use crate::reader::{Reader, Section};
+use crate::size::Size;
+
+/// Everything that `uraid serve` has to know about one volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// If set, an array of another name is refused.
+    pub name: Option<VolumeName>,
+    /// The members' paths, absolute, at least one, none twice. Their order means nothing.
+    pub members: Vec<PathBuf>,
+    /// Where to listen; empty stands for the default, see [`Config::addresses`].
+    pub listen: Vec<Address>,
+    /// The control socket; `None` stands for the default, see [`Config::control_socket`].
+    pub control: Option<PathBuf>,
+    /// Whether addresses that other machines can reach are allowed although nothing is encrypted.
+    pub insecure: bool,
+    /// Serve without ever writing to a member.
+    pub read_only: bool,
+    /// Which parity kernels to use.
+    pub kernel: Kernel,
+    /// How long without writes until the array is marked clean.
+    pub safe_mode_delay: Duration,
+    /// How long a connection polls before it blocks.
+    pub spin: Duration,
+    /// How the array is put together.
+    pub assemble: Assemble,
+    /// How members are read and written.
+    pub io: Io,
+    /// Memory.
+    pub cache: Cache,
+    /// Resync and rebuild.
+    pub sync: Sync,
+    /// What clients may use up.
+    pub limits: Limits,
+}
+
+/// `[assemble]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Assemble {
+    /// Start although it may mean lost data (dirty and degraded).
+    pub force: bool,
+}
+
+/// `[io]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Io {
+    /// By which means members are read and written.
+    pub engine: IoEngine,
+    /// Whether the page cache is bypassed.
+    pub direct: Direct,
+}
+
+/// By which means members are read and written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IoEngine {
+    /// io_uring where the kernel lets us, else pread and pwrite.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// pread and pwrite.
+    Sync,
+}
+
+/// Whether the page cache is bypassed (`O_DIRECT`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Direct {
+    /// Where the member can do it.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// On every member; one that cannot is refused.
+    Require,
+}
+
+/// Which parity kernels to use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Kernel {
+    /// The best that this processor has.
+    #[default]
+    Auto,
+    /// A byte at a time; the reference, slow.
+    Naive,
+    /// Plain 64-bit arithmetic.
+    Portable,
+    /// AVX2.
+    Avx2,
+    /// AVX-512 with GFNI.
+    Avx512Gfni,
+    /// Another one for each operation, to test them against each other.
+    Cycle,
+}
+
+/// `[cache]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cache {
+    /// Bytes of the stripe cache.
+    pub stripes: Size,
+    /// Bytes for the payload of requests in flight.
+    pub requests: Size,
+}
+
+/// `[sync]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sync {
+    /// Bytes a second of each member at most; `None` is as fast as it goes beside the clients.
+    pub speed_max: Option<Size>,
+    /// How often progress is written to the superblocks.
+    pub checkpoint: Duration,
+}
+
+/// `[limits]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Client connections at once.
+    pub connections: u32,
+    /// Requests in flight on one connection.
+    pub requests_per_connection: u32,
+    /// Payload bytes of one request, also announced to clients.
+    pub request_max: Size,
+    /// How long a client may take to finish the handshake.
+    pub handshake: Duration,
+}
+
+/// One key that the file may hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Key {
+    /// The section, without brackets; empty above the first section.
+    pub section: &'static str,
+    /// The key.
+    pub name: &'static str,
+}
+
+const KEYS: &[Key] = &[
+    Key { section: "", name: "name" },
+    Key { section: "", name: "members" },
+    Key { section: "", name: "listen" },
+    Key { section: "", name: "insecure" },
+    Key { section: "", name: "control" },
+    Key { section: "", name: "read_only" },
+    Key { section: "", name: "kernel" },
+    Key { section: "", name: "safe_mode_delay_ms" },
+    Key { section: "", name: "spin_us" },
+    Key { section: "assemble", name: "force" },
+    Key { section: "io", name: "engine" },
+    Key { section: "io", name: "direct" },
+    Key { section: "cache", name: "stripes_bytes" },
+    Key { section: "cache", name: "request_bytes" },
+    Key { section: "sync", name: "speed_max" },
+    Key { section: "sync", name: "checkpoint_s" },
+    Key { section: "limits", name: "connections" },
+    Key { section: "limits", name: "requests_per_connection" },
+    Key { section: "limits", name: "request_bytes_max" },
+    Key { section: "limits", name: "handshake_s" },
+];
+
+/// Every key that a configuration may hold, in the order of the example.
+pub fn documented_keys() -> &'static [Key] {
+    KEYS
+}
+
+/// A configuration larger than this is not one.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+const STRIPES_DEFAULT: Size = Size::from_mib(64);
+const REQUESTS_DEFAULT: Size = Size::from_mib(64);
+const REQUEST_MAX_DEFAULT: Size = Size::from_mib(32);
+const CACHE_MIN: Size = Size::from_mib(4);
+const CACHE_MAX: Size = Size::from_bytes(1 << 40);
+const SPEED_MIN: Size = Size::from_bytes(64 << 10);
+/// The largest payload that the array takes in one request.
+const REQUEST_MAX: Size = Size::from_mib(64);
+const REQUEST_MIN: Size = Size::from_mib(1);
+const SAFE_MODE_MS_DEFAULT: u32 = 200;
+const SPIN_US_DEFAULT: u32 = 60;
+const CHECKPOINT_S_DEFAULT: u32 = 60;
+const CONNECTIONS_DEFAULT: u32 = 64;
+const REQUESTS_PER_CONNECTION_DEFAULT: u32 = 256;
+const HANDSHAKE_S_DEFAULT: u32 = 10;
+
+/// The words of `[io] engine`.
+const ENGINES: &[(&str, IoEngine)] =
+    &[("auto", IoEngine::Auto), ("uring", IoEngine::Uring), ("sync", IoEngine::Sync)];
+/// The words of `[io] direct`.
+const DIRECT: &[(&str, Direct)] =
+    &[("auto", Direct::Auto), ("off", Direct::Off), ("require", Direct::Require)];
+/// The words of `kernel`.
+const KERNELS: &[(&str, Kernel)] = &[
+    ("auto", Kernel::Auto),
+    ("naive", Kernel::Naive),
+    ("portable", Kernel::Portable),
+    ("avx2", Kernel::Avx2),
+    ("avx512_gfni", Kernel::Avx512Gfni),
+    ("cycle", Kernel::Cycle),
+];
+
+impl Default for Cache {
+    fn default() -> Self {
+        Cache { stripes: STRIPES_DEFAULT, requests: REQUESTS_DEFAULT }
+    }
+}
+
+impl Default for Sync {
+    fn default() -> Self {
+        Sync { speed_max: None, checkpoint: Duration::from_secs(CHECKPOINT_S_DEFAULT.into()) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: CONNECTIONS_DEFAULT,
+            requests_per_connection: REQUESTS_PER_CONNECTION_DEFAULT,
+            request_max: REQUEST_MAX_DEFAULT,
+            handshake: Duration::from_secs(HANDSHAKE_S_DEFAULT.into()),
+        }
+    }
+}
+
+impl Kernel {
+    /// The word that selects it in the file.
+    pub fn word(self) -> &'static str {
+        KERNELS.iter().find(|(_, kernel)| *kernel == self).map_or("auto", |(word, _)| word)
+    }
+}
+
+impl Config {
+    /// These members, and the default for everything else.
+    pub fn with_members(members: Vec<PathBuf>) -> Self {
+        Config {
+            name: None,
+            members,
+            listen: Vec::new(),
+            control: None,
+            insecure: false,
+            read_only: false,
+            kernel: Kernel::Auto,
+            safe_mode_delay: Duration::from_millis(SAFE_MODE_MS_DEFAULT.into()),
+            spin: Duration::from_micros(SPIN_US_DEFAULT.into()),
+            assemble: Assemble::default(),
+            io: Io::default(),
+            cache: Cache::default(),
+            sync: Sync::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// Reads `file`. Relative member paths are taken from the directory of the file.
+    ///
+    /// # Errors
+    /// The file cannot be read (or is larger than 1 MiB), or it has problems, all of which are given.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let source = read_limited(file).map_err(|source| ConfigError::Read { file: file.into(), source })?;
+        let absolute = std::path::absolute(file).unwrap_or_else(|_| file.into());
+        let base = absolute.parent().unwrap_or(Path::new("/"));
+        Self::parse(&source, base)
+            .map_err(|problems| ConfigError::Invalid(Problems { file: file.into(), problems }))
+    }
+
+    /// Reads the text of a file that stands in the directory `base`, an absolute path.
+    ///
+    /// # Errors
+    /// All the problems of the text.
+    pub fn parse(source: &str, base: &Path) -> Result<Self, Vec<Problem>> {
+        let mut reader = Reader::new(source);
+        let (document, errors) = DeTable::parse_recoverable(source);
+        for error in &errors {
+            let span = error.span().unwrap_or(0..0);
+            reader.problem(span, format!("not TOML: {}", error.message()), "");
+        }
+        let top = Section::top(document.get_ref());
+        let config = read_all(&mut reader, top, base, errors.is_empty());
+        if reader.is_clean() {
+            return Ok(config);
+        }
+        let line_of =
+            |at: usize| source.get(..at.min(source.len())).map_or(1, |s| s.matches('\n').count() + 1);
+        let broken: Vec<usize> =
+            errors.iter().filter_map(|e| e.span()).map(|span| line_of(span.start)).collect();
+        Err(reader.into_problems(&broken))
+    }
+
+    /// Where to listen for an array of this name: what the file says, else
+    /// `unix:/run/uraid/NAME.sock`.
+    pub fn addresses(&self, array_name: &str) -> Vec<Address> {
+        if self.listen.is_empty() {
+            return vec![Address::Unix(run_file(array_name, "sock"))];
+        }
+        self.listen.clone()
+    }
+
+    /// The control socket for an array of this name: what the file says, else
+    /// `/run/uraid/NAME.control`.
+    pub fn control_socket(&self, array_name: &str) -> PathBuf {
+        self.control.clone().unwrap_or_else(|| run_file(array_name, "control"))
+    }
+}
+
+/// `/run/uraid/NAME.SUFFIX`. Names that come from a superblock may hold anything: what could leave the
+/// directory or hide in it becomes `_`. The host part of `host:name` is left off.
+fn run_file(array_name: &str, suffix: &str) -> PathBuf {
+    let short = array_name.split_once(':').map_or(array_name, |(_, short)| short);
+    let harmless = |c: char| if c == '/' || c.is_control() || c.is_whitespace() { '_' } else { c };
+    let mut stem: String = short.chars().map(harmless).collect();
+    if stem.is_empty() || stem.starts_with('.') {
+        stem.insert(0, '_');
+    }
+    Path::new(crate::RUN_DIR).join(format!("{stem}.{suffix}"))
+}
+
+fn read_limited(file: &Path) -> std::io::Result<String> {
+    use std::io::Read;
+    let mut source = String::new();
+    let read = std::fs::File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut source)?;
+    if read as u64 > FILE_BYTES_MAX {
+        return Err(std::io::Error::other("it is larger than 1 MiB, so it is not a configuration"));
+    }
+    Ok(source)
+}
+
+fn read_all(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_ok: bool) -> Config {
+    let assemble = reader.section(top, "assemble");
+    let io = reader.section(top, "io");
+    let cache = reader.section(top, "cache");
+    let sync = reader.section(top, "sync");
+    let limits = reader.section(top, "limits");
+    for section in [top, assemble, io, cache, sync, limits] {
+        reader.unknown_keys(section, KEYS);
+    }
+    let insecure = reader.flag(top, "insecure", false);
+    let (listen, control) = read_sockets(reader, top, insecure);
+    let safe_mode_ms =
+        reader.number(top, "safe_mode_delay_ms", SAFE_MODE_MS_DEFAULT, 1..=60_000, "milliseconds");
+    let spin_us = reader.number(top, "spin_us", SPIN_US_DEFAULT, 0..=10_000, "microseconds");
+    Config {
+        name: reader.text(top, "name", |text| text.parse::<VolumeName>().map_err(|e| e.to_string())),
+        members: read_members(reader, top, base, syntax_ok),
+        listen,
+        control,
+        insecure,
+        read_only: reader.flag(top, "read_only", false),
+        kernel: reader.word(top, "kernel", Kernel::Auto, KERNELS),
+        safe_mode_delay: Duration::from_millis(safe_mode_ms.into()),
+        spin: Duration::from_micros(spin_us.into()),
+        assemble: Assemble { force: reader.flag(assemble, "force", false) },
+        io: Io {
+            engine: reader.word(io, "engine", IoEngine::Auto, ENGINES),
+            direct: reader.word(io, "direct", Direct::Auto, DIRECT),
+        },
+        cache: read_cache(reader, cache),
+        sync: read_sync(reader, sync),
+        limits: read_limits(reader, limits, cache),
+    }
+}
+
+fn read_members(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_ok: bool) -> Vec<PathBuf> {
+    if !top.has("members") && syntax_ok {
+        reader.problem(
+            0..0,
+            "`members` is missing",
+            "add members = [\"/dev/sda1\", \"/dev/sdb1\", ...] at the top",
+        );
+    }
+    let parse = |text: &str| {
+        if text.is_empty() || text.chars().any(char::is_control) {
+            return Err("a member is the path of a file or block device".to_owned());
+        }
+        Ok(tidy_path(&base.join(text)))
+    };
+    let members = reader.texts(top, "members", parse).unwrap_or_default();
+    members.into_iter().map(|(path, _)| path).collect()
+}
+
+/// Without `.` and doubled slashes, so that equal paths compare equal. `..` stays: what it means
+/// depends on links.
+fn tidy_path(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
+}
+
+type Sockets = (Vec<Address>, Option<PathBuf>);
+
+fn read_sockets(reader: &mut Reader<'_>, top: Section<'_>, insecure: bool) -> Sockets {
+    let listen: Vec<(Address, Range<usize>)> = reader
+        .texts(top, "listen", |text| text.parse::<Address>().map_err(|e| e.to_string()))
+        .unwrap_or_default();
+    for (address, span) in &listen {
+        if !address.is_local() && !insecure {
+            reader.problem(
+                span.clone(),
+                format!("{address} can be reached by other machines, without encryption or a password"),
+                "use 127.0.0.1 or [::1], or write insecure = true above the first [section] if the network is trusted",
+            );
+        }
+    }
+    let control = reader.text(top, "control", |text| check_socket_path(text).map_err(|e| e.to_string()));
+    let taken =
+        |path: &PathBuf| listen.iter().any(|(address, _)| matches!(address, Address::Unix(p) if p == path));
+    if control.as_ref().is_some_and(taken) {
+        reader.problem(
+            Reader::span(top, "control"),
+            "`control` and `listen` name the same socket",
+            "give the control socket a path of its own",
+        );
+    }
+    (listen.into_iter().map(|(address, _)| address).collect(), control)
+}
+
+fn read_cache(reader: &mut Reader<'_>, cache: Section<'_>) -> Cache {
+    let range = CACHE_MIN..=CACHE_MAX;
+    Cache {
+        stripes: reader.size(cache, "stripes_bytes", range.clone(), 4096).unwrap_or(STRIPES_DEFAULT),
+        requests: reader.size(cache, "request_bytes", range, 4096).unwrap_or(REQUESTS_DEFAULT),
+    }
+}
+
+fn read_sync(reader: &mut Reader<'_>, sync: Section<'_>) -> Sync {
+    let speed_max = reader.size(sync, "speed_max", SPEED_MIN..=CACHE_MAX, 1);
+    let checkpoint_s = reader.number(sync, "checkpoint_s", CHECKPOINT_S_DEFAULT, 1..=86_400, "seconds");
+    Sync { speed_max, checkpoint: Duration::from_secs(checkpoint_s.into()) }
+}
+
+fn read_limits(reader: &mut Reader<'_>, limits: Section<'_>, cache: Section<'_>) -> Limits {
+    let request_max = reader.size(limits, "request_bytes_max", REQUEST_MIN..=REQUEST_MAX, 4096);
+    let request_max = request_max.unwrap_or(REQUEST_MAX_DEFAULT);
+    // Checked against what the file says, so read again without noting its problems twice.
+    let room = Reader::new("").size(cache, "request_bytes", CACHE_MIN..=CACHE_MAX, 4096);
+    if room.unwrap_or(REQUESTS_DEFAULT) < request_max {
+        let (section, key) = if limits.has("request_bytes_max") {
+            (limits, "request_bytes_max")
+        } else {
+            (cache, "request_bytes")
+        };
+        reader.problem(
+            Reader::span(section, key),
+            format!("one request ({request_max}) would not fit in the memory for requests"),
+            "[cache] request_bytes must be at least [limits] request_bytes_max",
+        );
+    }
+    let handshake_s = reader.number(limits, "handshake_s", HANDSHAKE_S_DEFAULT, 1..=3600, "seconds");
+    Limits {
+        connections: reader.number(limits, "connections", CONNECTIONS_DEFAULT, 1..=65_536, "connections"),
+        requests_per_connection: reader.number(
+            limits,
+            "requests_per_connection",
+            REQUESTS_PER_CONNECTION_DEFAULT,
+            1..=65_536,
+            "requests",
+        ),
+        request_max,
+        handshake: Duration::from_secs(handshake_s.into()),
+    }
+}

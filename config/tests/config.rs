@@ -1,0 +1,251 @@
+//! The file as a whole: the example, and every kind of problem with its place.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use uraid_config::{Address, Config, ConfigError, EXAMPLE, Kernel, Problems, Size, documented_keys};
+
+fn parse(source: &str) -> Result<Config, String> {
+    Config::parse(source, Path::new("/etc/uraid"))
+        .map_err(|problems| Problems { file: "v.toml".into(), problems }.to_string())
+}
+
+/// `line:column message / help` of each problem.
+fn problems(source: &str) -> Vec<String> {
+    let found = Config::parse(source, Path::new("/etc/uraid")).expect_err("this must be refused");
+    found.iter().map(|p| format!("{}:{} {} / {}", p.line, p.column, p.message, p.help)).collect()
+}
+
+/// The example with its optional settings switched on.
+fn full_example() -> String {
+    let line = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_is_the_defaults() {
+    let members = ["/dev/sda1", "/dev/sdb1", "/dev/sdc1", "/dev/sdd1"].map(PathBuf::from).to_vec();
+    assert_eq!(parse(EXAMPLE), Ok(Config::with_members(members)));
+}
+
+#[test]
+fn the_example_shows_every_key_under_its_section() {
+    let mut section = String::new();
+    let mut shown = Vec::new();
+    for line in full_example().lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name.to_owned();
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            shown.push((section.clone(), key.to_owned()));
+        }
+    }
+    let mut known: Vec<_> =
+        documented_keys().iter().map(|k| (k.section.to_owned(), k.name.to_owned())).collect();
+    shown.sort();
+    known.sort();
+    assert_eq!(shown, known);
+}
+
+#[test]
+fn every_key_of_the_example_has_a_comment_above_it() {
+    let lines: Vec<&str> = EXAMPLE.lines().collect();
+    for (before, line) in lines.iter().zip(lines.iter().skip(1)) {
+        let is_setting = line.contains(" = ") && !line.starts_with("# ");
+        assert!(!is_setting || before.starts_with("# "), "no comment above: {line}");
+    }
+}
+
+#[test]
+fn the_optional_settings_of_the_example_are_valid() {
+    let config = parse(&full_example()).unwrap();
+    assert_eq!(config.name.as_ref().map(|n| n.as_str()), Some("data"));
+    assert_eq!(config.sync.speed_max, Some(Size::from_mib(200)));
+    assert_eq!(config.addresses("x").len(), 2);
+    assert_eq!(config.control_socket("x"), Path::new("/run/uraid/data.control"));
+}
+
+#[test]
+fn the_least_file_is_a_list_of_members() {
+    let config = parse("members = ['a', '/b//c/./d']").unwrap();
+    assert_eq!(config.members, ["/etc/uraid/a", "/b/c/d"].map(PathBuf::from));
+    assert_eq!(config.addresses("host:data"), [Address::Unix("/run/uraid/data.sock".into())]);
+    assert_eq!(config.control_socket("data"), Path::new("/run/uraid/data.control"));
+    assert_eq!(config.safe_mode_delay, Duration::from_millis(200));
+}
+
+#[test]
+fn a_hostile_array_name_stays_in_the_run_directory() {
+    let config = parse("members = ['a']").unwrap();
+    for name in ["../../etc/passwd", "x:../y", "", ".", "..", "a/b", "a b\n"] {
+        let path = config.control_socket(name);
+        assert_eq!(path.parent(), Some(Path::new("/run/uraid")), "{name:?} gives {path:?}");
+    }
+}
+
+#[test]
+fn all_values_arrive() {
+    let config = parse(
+        "members = ['/a']\nread_only = true\nkernel = 'avx512_gfni'\nspin_us = 0\nsafe_mode_delay_ms = 0x10\n\
+         [assemble]\nforce = true\n[cache]\nstripes_bytes = 8388608\nrequest_bytes = '128M'\n\
+         [limits]\nconnections = 3\nrequest_bytes_max = '64MiB'\nhandshake_s = 2\n",
+    )
+    .unwrap();
+    assert!(config.read_only && config.assemble.force);
+    assert_eq!(config.kernel, Kernel::Avx512Gfni);
+    assert_eq!(config.kernel.word(), "avx512_gfni");
+    assert_eq!(config.spin, Duration::ZERO);
+    assert_eq!(config.safe_mode_delay, Duration::from_millis(16));
+    assert_eq!(config.cache.stripes, Size::from_mib(8));
+    assert_eq!(config.cache.requests, Size::from_mib(128));
+    assert_eq!(config.limits.connections, 3);
+    assert_eq!(config.limits.request_max, Size::from_mib(64));
+}
+
+#[test]
+fn all_problems_come_at_once_in_the_order_of_the_text() {
+    let found = problems(
+        "nmae = 'x'\nmembers = ['/a', 7, '/a', '']\nlisten = ['tcp:0.0.0.0:10809', 'ftp:x']\n\
+         read_only = 'yes'\nkernel = 'avx3'\nspin_us = -1\nforce = true\n\n\
+         [io]\nengine = 'threads'\ndirect = 1\nspin_us = 5\n\n[cache]\nstripes_bytes = '64MB'\n",
+    );
+    let expected = [
+        "1:1 unknown key `nmae` / did you mean `name`?",
+        "2:18 an entry of `members` is an integer / it must be a text in double quotes",
+        "2:21 \"/a\" is in `members` twice / remove one of them",
+        "2:27 `members` cannot hold \"\" / a member is the path of a file or block device",
+        "3:11 tcp:0.0.0.0:10809 can be reached by other machines, without encryption or a password / use 127.0.0.1 or [::1], or write insecure = true above the first [section] if the network is trusted",
+        "3:32 `listen` cannot hold \"ftp:x\" / an address is unix:/PATH or tcp:IP:PORT",
+        "4:13 `read_only` is a string / it must be true or false",
+        "5:10 `kernel` cannot be \"avx3\" / did you mean \"avx2\"?",
+        "6:11 `spin_us` is out of range / it must be a whole number of microseconds from 0 to 10000",
+        "7:1 unknown key `force` / `force` belongs in [assemble]",
+        "10:10 `engine` cannot be \"threads\" / it must be one of auto, uring, sync",
+        "11:10 `direct` is an integer / it must be one of auto, off, require",
+        "12:1 unknown key `spin_us` in [io] / `spin_us` belongs above the first [section]",
+        "15:17 `stripes_bytes` is not a size / KB, MB, GB and TB are ambiguous; write KiB, MiB, GiB or TiB for powers of 1024",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_problem_points_at_the_text() {
+    let shown = parse("members = ['/a']\nkernel = 'fast'\n").unwrap_err();
+    assert_eq!(
+        shown,
+        "v.toml:2:10: `kernel` cannot be \"fast\"\n  2 | kernel = 'fast'\n    |          ^^^^^^\n    \
+         = it must be one of auto, naive, portable, avx2, avx512_gfni, cycle\n1 problem in v.toml"
+    );
+}
+
+#[test]
+fn every_key_checks_its_type() {
+    for key in documented_keys() {
+        let source = match key.section {
+            "" => format!("{} = 1979-05-27\n", key.name),
+            section => format!("[{section}]\n{} = 1979-05-27\n", key.name),
+        };
+        let found = problems(&source);
+        let wanted = format!("`{}` is a datetime", key.name);
+        assert!(found.iter().any(|p| p.contains(&wanted)), "{source} gave {found:?}");
+    }
+    for section in ["assemble", "io", "cache", "sync", "limits"] {
+        let found = problems(&format!("{section} = 3\n"));
+        assert!(found.iter().any(|p| p.contains("it must be a section")), "{section}: {found:?}");
+    }
+}
+
+#[test]
+fn numbers_outside_their_range_are_refused() {
+    for (section, line) in [
+        ("", "safe_mode_delay_ms = 0"),
+        ("", "safe_mode_delay_ms = 60001"),
+        ("", "spin_us = 99999999999999999999999"),
+        ("limits", "connections = 0"),
+        ("limits", "requests_per_connection = 65537"),
+        ("limits", "request_bytes_max = '65MiB'"),
+        ("limits", "request_bytes_max = 1048577"),
+        ("cache", "stripes_bytes = '1MiB'"),
+        ("cache", "request_bytes = '16MiB'"),
+        ("sync", "checkpoint_s = 0"),
+        ("sync", "speed_max = 1"),
+        ("sync", "speed_max = -5"),
+    ] {
+        let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+        let found = problems(&format!("members = ['/a']\n{header}{line}\n"));
+        assert_eq!(found.len(), 1, "{line}: {found:?}");
+    }
+}
+
+#[test]
+fn sockets_may_not_be_shared() {
+    let found = problems("members = ['/a']\nlisten = ['unix:/s']\ncontrol = '/s'\n");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("3:11 `control` and `listen` name the same socket"), "{found:?}");
+}
+
+#[test]
+fn other_machines_need_an_explicit_word() {
+    assert!(parse("members = ['/a']\ninsecure = true\nlisten = ['tcp:[::]:10809']\n").is_ok());
+    assert!(parse("members = ['/a']\nlisten = ['tcp:[::1]:10809']\n").is_ok());
+    assert!(parse("members = ['/a']\nlisten = ['tcp:[::]:10809']\n").is_err());
+}
+
+#[test]
+fn broken_syntax_does_not_hide_other_problems() {
+    let found = problems("members = ['/a'\nname = \nkernel = 'fast'\n\n[io]\nengine = 'x'\n");
+    assert!(found.iter().any(|p| p.contains("not TOML")), "{found:?}");
+    let twice = problems("members = ['/a']\nspin_us = 1\nspin_us = 2\n[io]\nengine = 'x'\n");
+    assert!(twice.iter().any(|p| p.starts_with("3:1 not TOML: duplicate key")), "{twice:?}");
+    assert!(twice.iter().any(|p| p.starts_with("5:10 `engine`")), "{twice:?}");
+}
+
+#[test]
+fn empty_and_missing_members_are_refused() {
+    assert!(problems("")[0].starts_with("1:1 `members` is missing"));
+    assert!(problems("members = []\n")[0].starts_with("1:11 `members` is empty"));
+}
+
+/// Cuts and changes the example at random places: whatever comes out, reading it must not panic, and
+/// problems must lie within the text.
+#[test]
+fn damaged_text_never_panics() {
+    let seed = 0x75_72_61_69_64_u64;
+    println!("seed {seed}");
+    let mut state = seed;
+    let mut next = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below.max(1) as u64) as usize
+    };
+    let full: Vec<char> = full_example().chars().filter(|c| *c != '#').collect();
+    let odd = ['"', '[', ']', '=', '\n', '\u{0}', 'ß', '9', '-', '.', '{', '\''];
+    for _ in 0..400 {
+        let mut text = full.clone();
+        for _ in 0..=next(5) {
+            let at = next(text.len());
+            match next(3) {
+                0 => text.truncate(at.max(1)),
+                1 => text.insert(at, odd[next(odd.len())]),
+                _ => text[at] = odd[next(odd.len())],
+            }
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(problems) = Config::parse(&text, Path::new("/")) {
+            assert!(!problems.is_empty());
+            let lines = text.matches('\n').count() + 1;
+            assert!(problems.iter().all(|p| p.line <= lines && p.column >= 1));
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let missing = Config::load(Path::new("/nonexistent/v.toml"));
+    assert!(matches!(&missing, Err(ConfigError::Read { .. })));
+    let shown = missing.unwrap_err().to_string();
+    assert!(shown.contains("/nonexistent/v.toml"), "{shown}");
+}
