@@ -10,9 +10,9 @@ fn parse(source: &str) -> Result<Config, String> {
         .map_err(|problems| Problems { file: "v.toml".into(), problems }.to_string())
 }
 
-/// `line:column message / help` of each problem.
+/// `line:column message / help` of each problem; nothing if the text is taken.
 fn problems(source: &str) -> Vec<String> {
-    let found = Config::parse(source, Path::new("/etc/uraid")).expect_err("this must be refused");
+    let found = Config::parse(source, Path::new("/etc/uraid")).err().unwrap_or_default();
     found.iter().map(|p| format!("{}:{} {} / {}", p.line, p.column, p.message, p.help)).collect()
 }
 
