@@ -1,1 +1,70 @@
-//! RAID-6 parity kernels: xor, P+Q, update, check and recovery
+//! RAID-6 parity kernels: xor, P+Q, update, check and recovery, with the byte results of Linux md.
+//!
+//! For data blocks `D_0 .. D_(n-1)` of one length, byte by byte,
+//!
+//! ```text
+//! P = D_0 + D_1 + ... + D_(n-1)
+//! Q = 2^0 D_0 + 2^1 D_1 + ... + 2^(n-1) D_(n-1)
+//! ```
+//!
+//! in the field GF(2^8) of [`gf`], where addition is xor. Any two of the `n + 2` blocks can be recovered
+//! from the others, for `n` up to 255.
+//!
+//! ```
+//! use raid6_simd::{Kernels, LostData, Parity};
+//!
+//! let kernels = Kernels::auto();
+//! let data = [[1u8; 100], [2; 100], [3; 100]];
+//! let (mut p, mut q) = ([0; 100], [0; 100]);
+//! kernels.gen_pq(&data.each_ref().map(|d| Some(&d[..])), Some(&mut p), Some(&mut q))?;
+//!
+//! // Blocks 0 and 2 are lost.
+//! let left = [None, Some(&data[1][..]), None];
+//! let (mut d0, mut d2) = ([0; 100], [0; 100]);
+//! let mut lost = [LostData { exponent: 0, out: &mut d0 }, LostData { exponent: 2, out: &mut d2 }];
+//! kernels.recover(&left, &mut lost, Parity::Good(&p), Parity::Good(&q))?;
+//! assert_eq!((d0, d2), (data[0], data[2]));
+//! # Ok::<(), raid6_simd::Error>(())
+//! ```
+//!
+//! What it promises: nothing outside the slices is read or written; every implementation gives the same
+//! bytes; a call that returns an error has written nothing; no call allocates or panics. Because the
+//! arguments are slices, a destination can share no memory with any other argument; the in-place forms
+//! are [`XorMode::Accumulate`] and [`Kernels::pq_update`].
+//!
+//! What it leaves to others: which block has which exponent (a matter of the array's layout), threads,
+//! and where memory comes from.
+//!
+//! # Implementations
+//!
+//! | name | for | registers |
+//! |---|---|---|
+//! | `naive` | tests | bytes |
+//! | `portable` | any CPU | `u64` |
+//! | `avx2` | x86-64 with AVX2 | 32 bytes |
+//! | `avx512_gfni` | x86-64 with AVX-512F, AVX-512BW and GFNI | 64 bytes |
+//!
+//! [`Kernels::auto`] takes the last one of the table that the CPU can run; [`Selection`] picks by name or
+//! cycles through all. The algorithms are written once over a small vector trait, and each ISA's file
+//! says what its registers can do.
+
+mod error;
+mod generic;
+pub mod gf;
+mod naive;
+mod ops;
+mod portable;
+mod recover;
+mod select;
+mod table;
+mod vector;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512_gfni;
+
+pub use error::{Error, SelectError};
+pub use ops::{Mismatch, SOURCES_MAX, XorMode};
+pub use recover::{LostData, Parity};
+pub use select::{Kernel, Kernels, Selection};

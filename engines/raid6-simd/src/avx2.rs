@@ -1,0 +1,112 @@
+//! AVX2: 32 bytes a register, {02} by a masked shift, other coefficients by two nibble shuffles.
+
+use std::arch::x86_64::*;
+
+use crate::Kernel;
+use crate::generic::routines;
+use crate::gf;
+use crate::table::Routines;
+use crate::vector::Vector;
+
+/// Proof that the CPU has AVX2: [`Avx2::detect`] is the only way to one.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    /// `Some` if this CPU, and the operating system, support AVX2.
+    pub(crate) fn detect() -> Option<Self> {
+        std::arch::is_x86_feature_detected!("avx2").then_some(Avx2(()))
+    }
+
+    /// The implementation, which the token allows to be called.
+    pub(crate) fn routines(self) -> &'static Routines {
+        &ROUTINES
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Ymm(__m256i);
+
+/// The products of a coefficient with the low and with the high nibbles.
+#[derive(Clone, Copy)]
+struct Nibbles {
+    low: __m256i,
+    high: __m256i,
+}
+
+impl Vector for Ymm {
+    const BYTES: usize = 32;
+    type Coefficient = Nibbles;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the CPU has AVX2.
+        Ymm(unsafe { _mm256_setzero_si256() })
+    }
+
+    #[inline(always)]
+    unsafe fn load(src: *const u8) -> Self {
+        // SAFETY: the CPU has AVX2 and 32 bytes are readable; the load needs no alignment.
+        Ymm(unsafe { _mm256_loadu_si256(src.cast()) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, dst: *mut u8) {
+        // SAFETY: the CPU has AVX2 and 32 bytes are writable; the store needs no alignment.
+        unsafe { _mm256_storeu_si256(dst.cast(), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn xor(self, other: Self) -> Self {
+        // SAFETY: the CPU has AVX2.
+        Ymm(unsafe { _mm256_xor_si256(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        // SAFETY: the CPU has AVX2.
+        Ymm(unsafe { _mm256_or_si256(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn is_zero(self) -> bool {
+        // SAFETY: the CPU has AVX2.
+        unsafe { _mm256_testz_si256(self.0, self.0) == 1 }
+    }
+
+    #[inline(always)]
+    unsafe fn mul2(self) -> Self {
+        // SAFETY: the CPU has AVX2. A byte with its high bit set compares below zero and selects the
+        // reduction.
+        unsafe {
+            let high = _mm256_cmpgt_epi8(_mm256_setzero_si256(), self.0);
+            let reduce = _mm256_and_si256(high, _mm256_set1_epi8(gf::POLY as i8));
+            Ymm(_mm256_xor_si256(_mm256_add_epi8(self.0, self.0), reduce))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn coefficient(c: u8) -> Nibbles {
+        let table = gf::NIBBLES[usize::from(c)].as_ptr();
+        // SAFETY: the CPU has AVX2, and the table holds twice 16 bytes.
+        unsafe {
+            Nibbles {
+                low: _mm256_broadcastsi128_si256(_mm_loadu_si128(table.cast())),
+                high: _mm256_broadcastsi128_si256(_mm_loadu_si128(table.add(16).cast())),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, c: Nibbles) -> Self {
+        // SAFETY: the CPU has AVX2.
+        unsafe {
+            let mask = _mm256_set1_epi8(0x0f);
+            let low = _mm256_and_si256(self.0, mask);
+            let high = _mm256_and_si256(_mm256_srli_epi64::<4>(self.0), mask);
+            Ymm(_mm256_xor_si256(_mm256_shuffle_epi8(c.low, low), _mm256_shuffle_epi8(c.high, high)))
+        }
+    }
+}
+
+routines! { #[target_feature(enable = "avx2")] kernel: Kernel::Avx2, vector: Ymm, depth: 4, wide: 4 }

@@ -1,0 +1,161 @@
+//! What the algorithms ask of a vector register. Each ISA's file implements it once.
+
+use crate::gf;
+
+/// A register full of bytes, each an element of GF(2^8).
+///
+/// All functions must be inlined into a function that has the ISA's target features enabled: hence
+/// `#[inline(always)]` on every implementation.
+///
+/// # Safety
+/// Common to all functions: the CPU has the ISA's features. Loads and stores take unaligned pointers to
+/// at least as many bytes as they say.
+pub(crate) trait Vector: Copy {
+    /// Bytes in a register; at most 64.
+    const BYTES: usize;
+    /// A coefficient in the form in which the ISA multiplies by it.
+    type Coefficient: Copy;
+
+    /// All bytes zero.
+    unsafe fn zero() -> Self;
+    /// `BYTES` bytes from `src`.
+    unsafe fn load(src: *const u8) -> Self;
+    /// `BYTES` bytes to `dst`.
+    unsafe fn store(self, dst: *mut u8);
+    /// Sum, which in this field is also the difference.
+    unsafe fn xor(self, other: Self) -> Self;
+    /// Bitwise or, to gather differences.
+    unsafe fn or(self, other: Self) -> Self;
+    /// Whether all bytes are zero.
+    unsafe fn is_zero(self) -> bool;
+    /// Every byte times {02}.
+    unsafe fn mul2(self) -> Self;
+    /// Prepares a coefficient.
+    unsafe fn coefficient(c: u8) -> Self::Coefficient;
+    /// Every byte times `c`.
+    unsafe fn mul(self, c: Self::Coefficient) -> Self;
+
+    /// The first `len < BYTES` bytes from `src`, the rest zero; reads nothing beyond them.
+    #[inline(always)]
+    unsafe fn load_part(src: *const u8, len: usize) -> Self {
+        let mut buffer = [0u8; 64];
+        // SAFETY: the caller gives `len < BYTES <= 64` readable bytes, and the buffer holds a register.
+        unsafe {
+            std::ptr::copy_nonoverlapping(src, buffer.as_mut_ptr(), len);
+            Self::load(buffer.as_ptr())
+        }
+    }
+
+    /// The first `len < BYTES` bytes to `dst`; writes nothing beyond them.
+    #[inline(always)]
+    unsafe fn store_part(self, dst: *mut u8, len: usize) {
+        let mut buffer = [0u8; 64];
+        // SAFETY: the buffer holds a register, and the caller gives `len < BYTES <= 64` writable bytes.
+        unsafe {
+            self.store(buffer.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(buffer.as_ptr(), dst, len);
+        }
+    }
+}
+
+/// Multiplication by a coefficient that is skipped where it is zero or one. The branch is the same for
+/// a whole call, so it costs next to nothing beside the shuffles it saves.
+#[derive(Clone, Copy)]
+pub(crate) struct Term<V: Vector> {
+    c: u8,
+    prepared: V::Coefficient,
+}
+
+impl<V: Vector> Term<V> {
+    /// # Safety
+    /// As for [`Vector`].
+    #[inline(always)]
+    pub(crate) unsafe fn new(c: u8) -> Self {
+        // SAFETY: passed on to the caller.
+        Term { c, prepared: unsafe { V::coefficient(c) } }
+    }
+
+    /// `sum + c * x`.
+    ///
+    /// # Safety
+    /// As for [`Vector`].
+    #[inline(always)]
+    pub(crate) unsafe fn add_to(self, sum: V, x: V) -> V {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match self.c {
+                0 => sum,
+                1 => sum.xor(x),
+                _ => sum.xor(x.mul(self.prepared)),
+            }
+        }
+    }
+}
+
+/// Eight bytes in a `u64`: the implementation for CPUs without a vector unit that we know.
+#[derive(Clone, Copy)]
+pub(crate) struct Word(u64);
+
+impl Vector for Word {
+    const BYTES: usize = 8;
+    type Coefficient = u8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Word(0)
+    }
+
+    #[inline(always)]
+    unsafe fn load(src: *const u8) -> Self {
+        // SAFETY: the caller gives eight readable bytes; the read needs no alignment.
+        Word(unsafe { src.cast::<u64>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, dst: *mut u8) {
+        // SAFETY: the caller gives eight writable bytes; the write needs no alignment.
+        unsafe { dst.cast::<u64>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn xor(self, other: Self) -> Self {
+        Word(self.0 ^ other.0)
+    }
+
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        Word(self.0 | other.0)
+    }
+
+    #[inline(always)]
+    unsafe fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    #[inline(always)]
+    unsafe fn mul2(self) -> Self {
+        let carries = (self.0 >> 7) & 0x0101_0101_0101_0101;
+        let shifted = (self.0 << 1) & 0xfefe_fefe_fefe_fefe;
+        // No byte of the product carries into the next: each is 0 or 0x1d.
+        Word(shifted ^ (carries * u64::from(gf::POLY)))
+    }
+
+    #[inline(always)]
+    unsafe fn coefficient(c: u8) -> u8 {
+        c
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, c: u8) -> Self {
+        let (mut c, mut x, mut sum) = (c, self, 0);
+        while c != 0 {
+            if c & 1 != 0 {
+                sum ^= x.0;
+            }
+            // SAFETY: this implementation needs no CPU feature.
+            x = unsafe { x.mul2() };
+            c >>= 1;
+        }
+        Word(sum)
+    }
+}
