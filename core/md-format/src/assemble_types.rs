@@ -211,16 +211,14 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Warning::Degraded { missing_roles, spare_parity } => write!(
-                f,
-                "the array is degraded: no member for {}; {} before data are lost",
-                roles_text(missing_roles),
-                match spare_parity {
+            Warning::Degraded { missing_roles, spare_parity } => {
+                let left = match spare_parity {
                     0 => "no further member may fail".to_owned(),
                     1 => "one more member may fail".to_owned(),
                     n => format!("{n} more members may fail"),
-                }
-            ),
+                };
+                write!(f, "the array is degraded: no member for {}; {left}", roles_text(missing_roles))
+            }
             Warning::Rebuilding { label, role } => {
                 write!(f, "{label} (role {role}) is not rebuilt yet; the rebuild goes on")
             }
@@ -230,8 +228,8 @@ impl fmt::Display for Warning {
             ),
             Warning::ForcedClean { roles } => write!(
                 f,
-                "FORCED: the array was not stopped cleanly and {} cannot be trusted to parity; data that were being written may be WRONG where they are reconstructed: check the file system",
-                roles_text(roles)
+                "FORCED: the array was not stopped cleanly, and {} missing or not rebuilt; what was being written may now be reconstructed WRONG: check the file system",
+                roles_are_text(roles)
             ),
             Warning::Rejected(rejected) => write!(f, "not used: {rejected}"),
         }

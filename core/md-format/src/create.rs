@@ -2,13 +2,27 @@
 //!
 //! Offsets are chosen as mdadm chooses them, so that a member looks the same whoever made it.
 
+use crate::error::SuperblockError;
 use crate::features::Features;
 use crate::level::{Layout, Level};
-use crate::location::Minor;
-use crate::superblock::{DevRole, Superblock};
+use crate::location::{Location, MIN_DEVICE_SECTORS, Minor, candidates};
+use crate::superblock::{DevRole, SECONDS, Superblock};
 use crate::uuid::Uuid;
 use crate::wire::{self, HEAD_BYTES, Head, SECTOR};
+use std::ops::RangeInclusive;
 use thiserror::Error;
+
+/// Chunks of a new array, in sectors: 4 KiB to 16 MiB.
+const CHUNKS: RangeInclusive<u32> = 8..=32_768;
+
+/// Bytes of the name field.
+const NAME_BYTES: usize = 32;
+
+/// Sectors of a GiB.
+const GIB: u64 = 1 << 21;
+
+/// Where version 1.2 has its superblock.
+const SUPER_SECTOR: u64 = 8;
 
 /// What array to make. Lengths are in sectors.
 #[derive(Clone, Debug)]
@@ -96,10 +110,13 @@ pub enum CreateError {
     /// Not as many device UUIDs as members, or one twice.
     #[error("there must be one device UUID a member, and no two alike")]
     DeviceUuids,
+    /// The superblocks would not pass the checks that they have to pass when they are read.
+    #[error("this array is not possible: {0}")]
+    Impossible(SuperblockError),
 }
 
 /// Why a device cannot become a spare of an array.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum SpareError {
     /// The device is too small.
@@ -113,6 +130,9 @@ pub enum SpareError {
     /// The role table cannot hold the number, or another member has it.
     #[error("member number {0} is taken or beyond the end of the role table")]
     DevNumber(u32),
+    /// The superblock would not pass the checks that it has to pass when it is read.
+    #[error("the device cannot join: {0}")]
+    Impossible(SuperblockError),
 }
 
 /// Entries of a role table that fills whole sectors and has room for `members` members.
@@ -128,13 +148,168 @@ pub(crate) fn table_sectors(entries: u32) -> u64 {
 }
 
 /// Makes the superblocks of a new array, version 1.2, one a member in the order of the roles: member
-/// number and role are the index.
+/// number and role are the index. The array starts at event 1, clean or waiting for a resync from 0.
 ///
 /// # Errors
 /// What was asked for is impossible.
 pub fn plan_create(params: &CreateParams<'_>) -> Result<Vec<Superblock>, CreateError> {
-    let _ = (params, Features::NONE, Minor::V2, DevRole::Spare, Head([0; HEAD_BYTES]));
-    Err(CreateError::TooLarge)
+    check_params(params)?;
+    let smallest = params.members.iter().copied().min().unwrap_or(0);
+    let data_offset = data_offset(smallest, params.chunk_sectors);
+    let size = used_sectors(params, smallest, data_offset)?;
+    let head = array_head(params, data_offset, size);
+    let members = params.members.iter().zip(params.device_uuids).enumerate();
+    members.map(|(index, (&sectors, uuid))| member(params, head, index, sectors, *uuid)).collect()
+}
+
+/// A member of a new array that has more room than the array uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UnusedRoom {
+    /// Index among the members.
+    pub index: usize,
+    /// Sectors that are left over.
+    pub unused_sectors: u64,
+}
+
+/// The members of a planned array that leave more than a hundredth of their room unused, because the
+/// smallest member (or the size that was asked for) sets the size of all. Worth a note to the operator.
+pub fn unused_room(planned: &[Superblock]) -> Vec<UnusedRoom> {
+    let rooms = planned.iter().enumerate().map(|(index, superblock)| {
+        let unused_sectors = superblock.data_size().saturating_sub(superblock.size_sectors());
+        (UnusedRoom { index, unused_sectors }, superblock.size_sectors() / 100)
+    });
+    rooms.filter(|(room, little)| room.unused_sectors > *little).map(|(room, _)| room).collect()
+}
+
+fn check_params(params: &CreateParams<'_>) -> Result<(), CreateError> {
+    let level = params.level;
+    let (min, max) = (fewest_members(level), level.max_members());
+    let got = params.members.len();
+    if !(usize::from(min)..=usize::from(max)).contains(&got) {
+        return Err(CreateError::MemberCount { level, min, max, got });
+    }
+    if !params.layout.valid_for(level) {
+        return Err(CreateError::Layout { level, layout: params.layout });
+    }
+    if !params.chunk_sectors.is_power_of_two() || !CHUNKS.contains(&params.chunk_sectors) {
+        return Err(CreateError::Chunk { bytes: u64::from(params.chunk_sectors) * SECTOR });
+    }
+    let name_ok = (1..=NAME_BYTES).contains(&params.name.len())
+        && !params.name.chars().any(|c| c == '/' || c.is_control());
+    if !name_ok {
+        return Err(CreateError::Name { name: params.name.to_owned() });
+    }
+    let distinct: std::collections::BTreeSet<_> = params.device_uuids.iter().collect();
+    if distinct.len() != got || params.device_uuids.len() != got {
+        return Err(CreateError::DeviceUuids);
+    }
+    Ok(())
+}
+
+/// The fewest members of a new array. md starts RAID 4 and 5 with two, which is a slow mirror.
+fn fewest_members(level: Level) -> u16 {
+    level.min_members().max(3)
+}
+
+/// Sectors left for a bitmap on a device (or an array) of this size, as mdadm leaves them.
+fn bitmap_room(sectors: u64) -> u64 {
+    match sectors {
+        0..128 => 0,
+        _ if sectors - 128 >= 200 * GIB => 256,
+        _ if sectors - 8 > 8 * GIB => 128,
+        _ => 8,
+    }
+}
+
+/// The data offset that mdadm chooses: superblock, room for a bitmap, and headroom for a later reshape
+/// that shrinks with the device but not below four chunks, rounded up to a MiB. mdadm looks at the first
+/// member; the smallest is taken here so that the order of the members does not matter.
+fn data_offset(device_sectors: u64, chunk_sectors: u32) -> u64 {
+    let chunk_kib = u64::from(chunk_sectors) / 2;
+    let mut headroom: u64 = 262_144;
+    while headroom * 1024 > device_sectors && headroom / 2 >= chunk_kib * 4 {
+        headroom /= 2;
+    }
+    (24 + bitmap_room(device_sectors) + headroom).next_multiple_of(2048)
+}
+
+/// What is used of each member, in whole chunks, having checked that every member has it.
+fn used_sectors(params: &CreateParams<'_>, smallest: u64, data_offset: u64) -> Result<u64, CreateError> {
+    let chunk = u64::from(params.chunk_sectors);
+    let wanted = params.size_sectors.unwrap_or_else(|| smallest.saturating_sub(data_offset).max(chunk));
+    let size = wanted / chunk * chunk;
+    if size == 0 {
+        return Err(CreateError::Size { size_sectors: wanted, chunk_sectors: params.chunk_sectors });
+    }
+    let needed = data_offset.checked_add(size).ok_or(CreateError::TooLarge)?;
+    match params.members.iter().enumerate().find(|&(_, &sectors)| sectors < needed) {
+        Some((index, &device_sectors)) => Err(CreateError::MemberTooSmall { index, device_sectors, needed }),
+        None => Ok(size),
+    }
+}
+
+/// The fields that all members have in common.
+fn array_head(params: &CreateParams<'_>, data_offset: u64, size: u64) -> Head {
+    let members = params.members.len() as u32;
+    let mut head = Head([0; HEAD_BYTES]);
+    head.put(wire::MAGIC, wire::MAGIC_VALUE.to_le_bytes());
+    head.put(wire::MAJOR, 1_u32.to_le_bytes());
+    head.put(wire::SET_UUID, params.set_uuid.0);
+    let mut name = [0; NAME_BYTES];
+    name.iter_mut().zip(params.name.bytes()).for_each(|(to, from)| *to = from);
+    head.put(wire::SET_NAME, name);
+    head.put(wire::CTIME, (params.now & SECONDS).to_le_bytes());
+    head.put(wire::UTIME, (params.now & SECONDS).to_le_bytes());
+    head.put(wire::LEVEL, params.level.number().to_le_bytes());
+    head.put(wire::LAYOUT, params.layout.number().to_le_bytes());
+    head.put(wire::SIZE, size.to_le_bytes());
+    head.put(wire::CHUNK, params.chunk_sectors.to_le_bytes());
+    head.put(wire::RAID_DISKS, members.to_le_bytes());
+    head.put(wire::DATA_OFFSET, data_offset.to_le_bytes());
+    head.put(wire::SUPER_OFFSET, SUPER_SECTOR.to_le_bytes());
+    head.put(wire::BBLOG_SIZE, 8_u16.to_le_bytes());
+    // Behind the superblock and the room for a bitmap; at most 8 + 256, far before the data.
+    let log = 8 + bitmap_room(size) as i32;
+    head.put(wire::BBLOG_OFFSET, log.to_le_bytes());
+    head.put(wire::EVENTS, 1_u64.to_le_bytes());
+    let resync_offset = if params.clean { wire::CLEAN } else { 0 };
+    head.put(wire::RESYNC_OFFSET, resync_offset.to_le_bytes());
+    head.put(wire::MAX_DEV, table_entries(members).to_le_bytes());
+    head
+}
+
+/// The superblock of one member of a new array.
+fn member(
+    params: &CreateParams<'_>,
+    mut head: Head,
+    index: usize,
+    device_sectors: u64,
+    device_uuid: Uuid,
+) -> Result<Superblock, CreateError> {
+    let data_size = device_sectors.saturating_sub(head.u64(wire::DATA_OFFSET));
+    head.put(wire::DATA_SIZE, data_size.to_le_bytes());
+    head.put(wire::DEV_NUMBER, (index as u32).to_le_bytes());
+    head.put(wire::DEVICE_UUID, device_uuid.0);
+    let entries = head.u32(wire::MAX_DEV) as usize;
+    // The count of members is bounded by the role table, so an index is a role.
+    let roles = (0..entries).map(|at| if at < params.members.len() { at as u16 } else { wire::ROLE_SPARE });
+    let at = Location { minor: Minor::V2, sector: SUPER_SECTOR };
+    finish(head, roles.collect(), at, device_sectors).map_err(CreateError::Impossible)
+}
+
+/// Seals a new superblock and lets it pass the checks that a superblock from a disk has to pass.
+fn finish(
+    mut head: Head,
+    roles: Vec<u16>,
+    at: Location,
+    sectors: u64,
+) -> Result<Superblock, SuperblockError> {
+    let checksum = wire::checksum(&head, &roles);
+    head.put(wire::CHECKSUM, checksum.to_le_bytes());
+    let mut bytes = head.0.to_vec();
+    bytes.extend(roles.iter().flat_map(|role| role.to_le_bytes()));
+    bytes.resize(bytes.len().next_multiple_of(SECTOR as usize), 0);
+    Superblock::parse(&bytes, at, sectors)
 }
 
 /// Makes the superblock of a device that joins `array` as a spare: the array-wide fields and the data
@@ -149,8 +324,48 @@ pub fn spare_superblock(
     dev_number: u32,
     now: u64,
 ) -> Result<Superblock, SpareError> {
-    let _ = (array, device_sectors, device_uuid, now);
-    Err(SpareError::DevNumber(dev_number))
+    if array.role_of(dev_number) != DevRole::Spare {
+        return Err(SpareError::DevNumber(dev_number));
+    }
+    let (at, data_size) = spare_areas(array, device_sectors)?;
+    let mut spare = array.clone();
+    spare.set_recovery_offset(None);
+    spare.set_role(dev_number, DevRole::Spare).map_err(|_| SpareError::DevNumber(dev_number))?;
+    spare.set_utime(now);
+    let own = Features::BAD_BLOCKS | Features::REPLACEMENT | Features::RECOVERY_BITMAP;
+    let mut head = spare.head;
+    head.put(wire::FEATURES, spare.features().without(own).bits().to_le_bytes());
+    head.put(wire::SUPER_OFFSET, at.sector.to_le_bytes());
+    head.put(wire::DATA_SIZE, data_size.to_le_bytes());
+    head.put(wire::DEV_NUMBER, dev_number.to_le_bytes());
+    head.put(wire::DEVICE_UUID, device_uuid.0);
+    head.put(wire::DEVFLAGS, [0]);
+    head.put(wire::CORRECTED_READS, [0; 4]);
+    finish(head, spare.roles, at, device_sectors).map_err(SpareError::Impossible)
+}
+
+/// Where the superblock of a spare goes and how many sectors it has for data.
+fn spare_areas(array: &Superblock, device_sectors: u64) -> Result<(Location, u64), SpareError> {
+    let size = array.size_sectors();
+    let too_small = |needed| SpareError::TooSmall { device_sectors, needed };
+    let at_end = array.minor() == Minor::V0;
+    // A superblock at the end lies on a multiple of 8 sectors and leaves 16 to 23 behind its start; in
+    // front of it are the bad-block log (8) and, where there is room, space for a bitmap.
+    let reserve = if at_end { 8 + 23 } else { 0 };
+    let needed = array.data_offset().saturating_add(size).saturating_add(reserve).max(MIN_DEVICE_SECTORS);
+    if device_sectors < needed {
+        return Err(too_small(needed));
+    }
+    let Some(at) = candidates(device_sectors).into_iter().find(|at| at.minor == array.minor()) else {
+        return Err(too_small(needed));
+    };
+    let data_size = if at_end {
+        let room = at.sector.saturating_sub(8).saturating_sub(array.data_offset());
+        room.saturating_sub(bitmap_room(device_sectors)).max(size.min(room))
+    } else {
+        device_sectors.saturating_sub(array.data_offset())
+    };
+    Ok((at, data_size))
 }
 
 /// The number that md gives to a device that joins: the first at or above the number of roles that is

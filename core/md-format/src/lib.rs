@@ -30,7 +30,10 @@ pub use assemble_types::{
     AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Warning,
 };
 pub use check::RawSuperblock;
-pub use create::{CreateError, CreateParams, SpareError, free_dev_number, plan_create, spare_superblock};
+pub use create::{
+    CreateError, CreateParams, SpareError, UnusedRoom, free_dev_number, plan_create, spare_superblock,
+    unused_room,
+};
 pub use describe::Description;
 pub use error::{Fault, SuperblockError};
 pub use features::Features;

@@ -78,7 +78,7 @@ pub struct Superblock {
 }
 
 /// Seconds are the low 40 bits of a time field.
-const SECONDS: u64 = (1 << 40) - 1;
+pub(crate) const SECONDS: u64 = (1 << 40) - 1;
 
 impl Superblock {
     /// The identity of the array.

@@ -60,6 +60,7 @@ pub(crate) const RECOVERY_OFFSET: Field<8> = Field::at(152);
 pub(crate) const DEV_NUMBER: Field<4> = Field::at(160);
 pub(crate) const CORRECTED_READS: Field<4> = Field::at(164);
 pub(crate) const DEVICE_UUID: Field<16> = Field::at(168);
+pub(crate) const DEVFLAGS: Field<1> = Field::at(184);
 pub(crate) const BBLOG_SHIFT: Field<1> = Field::at(185);
 pub(crate) const BBLOG_SIZE: Field<2> = Field::at(186);
 pub(crate) const BBLOG_OFFSET: Field<4> = Field::at(188);
