@@ -1,1 +1,195 @@
-//! The chain engine's CPU backend over raid6-simd
+//! The chain engine's CPU backend over raid6-simd: every operation, of any size, at once, on the calling
+//! thread.
+//!
+//! It turns the regions of a checked operation into slices and calls the kernels. Checked means that no
+//! destination shares a byte with another operand, which is what makes `&mut` of a destination and `&` of
+//! the sources sound. In-place forms never need two slices of one block: an accumulating xor and an
+//! update of P and Q take the block as their one destination.
+//!
+//! ```
+//! use async_tx::{Engine, Op, Region};
+//! use engine_cpu::CpuBackend;
+//!
+//! let mut engine = Engine::new(Box::new(CpuBackend::auto()));
+//! let (mut a, mut b, mut p) = ([1u8; 512], [2u8; 512], [0u8; 512]);
+//! // SAFETY: the arrays outlive the chain, and nothing else touches them before it is run.
+//! let [a, b, dst] = [&mut a, &mut b, &mut p].map(|x| unsafe { Region::new(x.as_mut_ptr(), 512) });
+//! let mut chain = engine.chain();
+//! chain.push(Op::Pq { data: &[Some(a), Some(b)], p: Some(dst), q: None }, &[])?;
+//! engine.run(chain)?;
+//! assert_eq!(p, [3; 512]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod blocks;
+
+use async_tx::{
+    Backend, Caps, CheckedOp, Completion, Fault, Inline, Limits, Lost, Op, OpKind, ReadyOp, Region, Verdict,
+};
+use raid6_simd::{Error, Kernels, LostData, Parity};
+
+use crate::blocks::{optional, with_blocks};
+
+/// The CPU, with the kernels it was given.
+#[derive(Debug, Default)]
+pub struct CpuBackend {
+    kernels: Kernels,
+    /// Completions that [`Backend::reap`] has not handed out yet.
+    done: Vec<Completion>,
+}
+
+impl CpuBackend {
+    /// Computes with these kernels.
+    pub fn new(kernels: Kernels) -> Self {
+        CpuBackend { kernels, done: Vec::new() }
+    }
+
+    /// Computes with the fastest kernels of this CPU.
+    pub fn auto() -> Self {
+        CpuBackend::new(Kernels::auto())
+    }
+
+    /// The kernels it computes with.
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+}
+
+impl Inline for CpuBackend {
+    fn name(&self) -> &str {
+        self.kernels.kernel().map_or("cpu cycle", |kernel| kernel.name())
+    }
+
+    fn execute(&mut self, op: &CheckedOp<'_>) -> Result<Verdict, Fault> {
+        // A checked operation is one that the kernels take; they would refuse it, not misbehave.
+        execute(&self.kernels, op).map_err(|_| Fault::Unsupported)
+    }
+}
+
+/// As a backend among others it executes in `submit` and reports in `reap`: the reference that the tests
+/// of asynchronous backends compare with.
+impl Backend for CpuBackend {
+    fn name(&self) -> &str {
+        Inline::name(self)
+    }
+
+    fn caps(&self) -> Caps {
+        Caps::ALL
+    }
+
+    fn limits(&self, _kind: OpKind) -> Limits {
+        Limits::NONE
+    }
+
+    fn submit(&mut self, ops: &[ReadyOp<'_>]) -> usize {
+        for ReadyOp { token, op } in ops {
+            let result = self.execute(op);
+            self.done.push(Completion { token: *token, result });
+        }
+        ops.len()
+    }
+
+    fn reap(&mut self, done: &mut Vec<Completion>) {
+        done.append(&mut self.done);
+    }
+}
+
+/// Runs one operation.
+///
+/// Every block below that turns regions into slices relies on the same promises: the operation is in
+/// hand, so `Region::new`'s promise holds for all its regions, and [`CheckedOp`] says that a destination
+/// shares no byte with another operand, so a `&mut` of it aliases none of the other slices.
+fn execute(kernels: &Kernels, op: &CheckedOp<'_>) -> Result<Verdict, Error> {
+    let mut verdict = Verdict::default();
+    match **op {
+        Op::Notify => {}
+        Op::Copy { src, dst } => {
+            // SAFETY: a checked operation in hand; the lengths are equal.
+            unsafe { dst.bytes_mut().copy_from_slice(src.bytes()) };
+        }
+        Op::Fill { dst, byte } => {
+            // SAFETY: a checked operation in hand.
+            unsafe { dst.bytes_mut().fill(byte) };
+        }
+        Op::Xor { srcs, dst, mode } => {
+            let mode = match mode {
+                async_tx::XorMode::Overwrite => raid6_simd::XorMode::Overwrite,
+                async_tx::XorMode::Accumulate => raid6_simd::XorMode::Accumulate,
+            };
+            // SAFETY: a checked operation in hand.
+            unsafe {
+                with_blocks(srcs.iter().map(|src| Some(*src)), |s| kernels.xor(s, dst.bytes_mut(), mode))
+            }?;
+        }
+        Op::XorVal { srcs } => {
+            // SAFETY: a checked operation in hand; it only reads.
+            let zero = unsafe { with_blocks(srcs.iter().map(|src| Some(*src)), |s| kernels.xor_val(s)) }?;
+            verdict.xor_nonzero = !zero;
+        }
+        Op::Pq { data, p, q } => {
+            // SAFETY: a checked operation in hand.
+            unsafe {
+                let (p, q) = (p.map(|p| p.bytes_mut()), q.map(|q| q.bytes_mut()));
+                with_blocks(data.iter().copied(), |data| kernels.gen_pq(data, p, q))
+            }?;
+        }
+        Op::PqVal { data, p, q } => {
+            // SAFETY: a checked operation in hand; it only reads.
+            let bad = unsafe {
+                let (p, q) = (optional(p), optional(q));
+                with_blocks(data.iter().copied(), |data| kernels.pq_val(data, p, q))
+            }?;
+            (verdict.p_bad, verdict.q_bad) = (bad.p, bad.q);
+        }
+        Op::PqUpdate { old, new, exponent, p, q } => {
+            // SAFETY: a checked operation in hand.
+            unsafe {
+                let (p, q) = (p.map(|p| p.bytes_mut()), q.map(|q| q.bytes_mut()));
+                kernels.pq_update(old.bytes(), new.bytes(), exponent, p, q)
+            }?;
+        }
+        // SAFETY: a checked operation in hand.
+        Op::Recover { data, p, q, lost } => unsafe { recover(kernels, data, p, q, lost) }?,
+    }
+    Ok(verdict)
+}
+
+/// [`Op::Recover`].
+///
+/// # Safety
+/// The operands are those of a checked operation in hand.
+unsafe fn recover(
+    kernels: &Kernels,
+    data: &[Option<Region>],
+    p: Option<Region>,
+    q: Option<Region>,
+    lost: Lost,
+) -> Result<(), Error> {
+    let left = data.iter().enumerate().map(|(i, block)| block.filter(|_| !lost.has(i)));
+    // SAFETY: the blocks left exclude the lost ones, so the `&mut` of those alias no other slice; the
+    // rest is the caller's promise. The exponents of `lost` differ and have blocks: the check said so.
+    unsafe {
+        let (p, q) = (parity(p, lost.p), parity(q, lost.q));
+        with_blocks(left, |left| {
+            let out = |exponent: u8| {
+                let region = data.get(usize::from(exponent)).copied().flatten();
+                region.map(|region| LostData { exponent, out: region.bytes_mut() })
+            };
+            match lost.data.map(|exponent| exponent.and_then(out)) {
+                [None, None] => kernels.recover(left, &mut [], p, q),
+                [Some(x), None] | [None, Some(x)] => kernels.recover(left, &mut [x], p, q),
+                [Some(x), Some(y)] => kernels.recover(left, &mut [x, y], p, q),
+            }
+        })
+    }
+}
+
+/// P or Q of a recovery.
+///
+/// # Safety
+/// As [`recover`].
+unsafe fn parity<'a>(block: Option<Region>, lost: bool) -> Parity<'a> {
+    let Some(block) = block else { return Parity::Absent };
+    // SAFETY: a lost parity is a destination, another one a source, of a checked operation in hand.
+    unsafe { if lost { Parity::Lost(block.bytes_mut()) } else { Parity::Good(block.bytes()) } }
+}

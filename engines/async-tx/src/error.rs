@@ -1,0 +1,90 @@
+//! Errors, by who is to blame: the operation, the chain, the backend, the engine.
+
+use thiserror::Error;
+
+/// An operation that no backend could run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum OpError {
+    /// An operand has no bytes.
+    #[error("an operand is empty")]
+    Empty,
+    /// Operands of different lengths.
+    #[error("operands of different lengths: {expected} and {found} bytes")]
+    Length {
+        /// The first operand's length in bytes.
+        expected: usize,
+        /// The length that differs, in bytes.
+        found: usize,
+    },
+    /// A destination shares bytes with another operand.
+    #[error("a destination overlaps another operand")]
+    Overlap,
+    /// Not 1 to 255 sources.
+    #[error("{count} sources; an operation takes 1 to 255")]
+    SourceCount {
+        /// How many there are.
+        count: usize,
+    },
+    /// Neither P nor Q is given, or one is lost and has no place to go.
+    #[error("a parity that is needed was not given")]
+    NoParity,
+    /// An exponent of 255, or one without a data block.
+    #[error("exponent {exponent} names no data block")]
+    Exponent {
+        /// The exponent.
+        exponent: u8,
+    },
+    /// Nothing is lost, a block is lost twice, or the good parities cannot tell what is lost.
+    #[error("what is lost cannot be recovered from the parities given")]
+    Unrecoverable,
+}
+
+/// Why a node could not be added to a chain; the chain is as it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum ChainError {
+    /// The operation is not valid.
+    #[error(transparent)]
+    Op(#[from] OpError),
+    /// A dependency is not an earlier node of this chain.
+    #[error("a dependency names node {index}, but the chain has only {nodes} nodes")]
+    UnknownDependency {
+        /// The index it names.
+        index: usize,
+        /// How many nodes there are.
+        nodes: usize,
+    },
+    /// The chain has 2^32 operands or nodes.
+    #[error("the chain is full")]
+    Full,
+}
+
+/// Why a backend did not complete an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The backend does not do this, though it may have said so.
+    #[error("the operation is not supported")]
+    Unsupported,
+    /// The device reported this status.
+    #[error("the device reported status {0:#04x}")]
+    Device(u8),
+    /// The device is gone.
+    #[error("the device is gone")]
+    Gone,
+}
+
+/// Why a chain failed. Its destinations hold anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The CPU, which every other backend falls back to, could not run a node.
+    #[error("node {node} of the chain failed on the CPU: {fault}")]
+    Cpu {
+        /// Index of the node.
+        node: usize,
+        /// Why.
+        fault: Fault,
+    },
+}
