@@ -30,6 +30,9 @@ pub fn assemble(found: &[Found], options: AssembleOptions) -> Result<Assembly, A
     let Some(newest) = newest(&own) else {
         return Err(AssembleError::NoMembers { wanted: options.array, rejected: sorter.rejections() });
     };
+    if let Some(error) = sorter.tie(&own, newest) {
+        return Err(error);
+    }
     let current = sorter.current(own, newest);
     for candidate in std::iter::once(&newest).chain(&current) {
         if let Some(features) = unsupported(candidate.superblock) {
@@ -143,6 +146,24 @@ impl<'a> Sorter<'a> {
         })
     }
 
+    /// Whether as many devices as agree with the newest member, and as new, went their own way.
+    fn tie(&self, own: &[Candidate<'a>], newest: Candidate<'a>) -> Option<AssembleError> {
+        let events = newest.superblock.events();
+        let latest = || own.iter().filter(|one| one.superblock.events() == events);
+        let like = |wanted: &Superblock| -> Vec<String> {
+            let alike = latest().filter(|one| one.superblock.roles == wanted.roles);
+            alike.map(|one| self.label(one.index)).collect()
+        };
+        let one_side = like(newest.superblock);
+        latest()
+            .filter(|one| {
+                excludes(newest.superblock, one.superblock) && excludes(one.superblock, newest.superblock)
+            })
+            .map(|one| like(one.superblock))
+            .find(|other_side| other_side.len() == one_side.len())
+            .map(|other_side| AssembleError::SeparateWays { one_side, other_side })
+    }
+
     /// The devices that agree with the newest member and are as new. Spares only have to agree.
     fn current(&mut self, own: Vec<Candidate<'a>>, newest: Candidate<'a>) -> Vec<Candidate<'a>> {
         let label = self.label(newest.index);
@@ -251,14 +272,17 @@ fn up_to_date(one: &Superblock, newest: &Superblock, newest_label: &str) -> Resu
     if one.events().saturating_add(1) < newest.events() {
         return Err(Reason::Stale { events: one.events(), newest: newest.events() });
     }
-    if newest.role_of(one.dev_number()) != role {
-        return Err(Reason::Evicted);
-    }
     // A member that began to be rebuilt with the last update is not known to those that missed it.
-    let newest_known = newest.recovery_offset().is_some()
-        || !matches!(newest.role(), DevRole::Active(_))
-        || one.dev_roles().any(|(_, known)| known == newest.role());
-    if newest_known { Ok(()) } else { Err(Reason::SeparateWays { newest: newest_label.to_owned() }) }
+    if newest.recovery_offset().is_none() && excludes(one, newest) {
+        return Err(Reason::SeparateWays { newest: newest_label.to_owned() });
+    }
+    if newest.role_of(one.dev_number()) == role { Ok(()) } else { Err(Reason::Evicted) }
+}
+
+/// Whether the role table of `one` has nobody in the role that `other` plays.
+fn excludes(one: &Superblock, other: &Superblock) -> bool {
+    let role = other.role();
+    matches!(role, DevRole::Active(_)) && one.dev_roles().all(|(_, known)| known != role)
 }
 
 /// Whether the array may start with these members, and in which state.

@@ -254,6 +254,18 @@ pub enum AssembleError {
         /// Each array: its identity, its name, and the devices.
         arrays: Vec<(Uuid, String, Vec<String>)>,
     },
+    /// Devices that were updated equally often call each other failed: each side ran without the other,
+    /// and nothing says which one to keep.
+    #[error(
+        "{} and {} call each other failed and are equally new: each side ran without the other. Name the devices of the side to keep only",
+        .one_side.join(", "), .other_side.join(", ")
+    )]
+    SeparateWays {
+        /// Devices of one side.
+        one_side: Vec<String>,
+        /// Devices of the other side.
+        other_side: Vec<String>,
+    },
     /// The array has a feature that cannot be honoured.
     #[error("{label} has a feature that is not supported: {features}; use Linux md for this array")]
     Unsupported {

@@ -93,7 +93,10 @@ impl RawSuperblock {
         self.check_areas(at)?;
         self.check_device(at, device_sectors)?;
         let (level, layout) = self.check_geometry()?;
-        let RawSuperblock { head, roles, tail } = self;
+        let RawSuperblock { mut head, roles, tail } = self;
+        // The checksum is made anew when the superblock is encoded; two superblocks that differ in
+        // nothing else are the same.
+        head.put(wire::CHECKSUM, [0; 4]);
         Ok(Superblock { head, roles, tail, minor: at.minor, level, layout })
     }
 

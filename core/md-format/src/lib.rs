@@ -9,6 +9,37 @@
 //! Promised: whatever the bytes are, nothing panics; a superblock that the kernel would refuse is refused;
 //! bytes that are not understood are kept. Left to others: where data and parity lie, when which
 //! superblock is written, and all I/O. Features that are only recognised are named by [`unsupported`].
+//!
+//! ```
+//! use md_format::*;
+//!
+//! let device_sectors = 131_072;
+//! let array = plan_create(&CreateParams {
+//!     level: Level::Raid5,
+//!     layout: Layout::default_for(Level::Raid5),
+//!     chunk_sectors: 128,
+//!     name: "pool",
+//!     members: &[device_sectors; 3],
+//!     size_sectors: None,
+//!     set_uuid: Uuid([1; 16]),
+//!     device_uuids: &[Uuid([2; 16]), Uuid([3; 16]), Uuid([4; 16])],
+//!     now: 1_800_000_000,
+//!     clean: true,
+//! })?;
+//! // Written to the devices, and read again from two of them in another order:
+//! let at = array[0].location();
+//! let found: Vec<Found> = [2, 0]
+//!     .map(|n| Found {
+//!         label: format!("device {n}"),
+//!         device_sectors,
+//!         superblock: Superblock::parse(&array[n].encode(), at, device_sectors),
+//!         identity: None,
+//!     })
+//!     .into();
+//! let assembly = assemble(&found, AssembleOptions::default())?;
+//! assert_eq!((assembly.degraded, assembly.missing_roles), (1, vec![1]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod assemble;

@@ -194,7 +194,7 @@ impl Superblock {
         self.head.u64(wire::EVENTS)
     }
 
-    /// Member sectors below which parity is valid; [`wire::CLEAN`](crate::CLEAN) if all of it is.
+    /// Member sectors below which parity is valid; [`crate::CLEAN`] if all of it is.
     pub fn resync_offset(&self) -> u64 {
         self.head.u64(wire::RESYNC_OFFSET)
     }
@@ -306,8 +306,8 @@ impl Superblock {
         }
     }
 
-    /// The bytes to write at [`Self::super_offset`]: whole sectors, checksum included. Unchanged
-    /// superblocks give the bytes that were read.
+    /// The bytes to write at [`Self::super_offset`]: whole sectors of 512 bytes, at most
+    /// [`crate::READ_BYTES`], checksum included. Unchanged superblocks give the bytes that were read.
     pub fn encode(&self) -> Vec<u8> {
         let mut head = self.head;
         head.put(wire::CHECKSUM, self.checksum().to_le_bytes());

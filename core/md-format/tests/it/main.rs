@@ -1,0 +1,16 @@
+//! Tests of the crate from outside: against superblocks that md wrote, against mdadm, and against damage.
+//!
+//! The modules are marked as tests so that their helpers may panic, as the tests themselves may.
+
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+mod corruption;
+#[cfg(test)]
+mod create;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod mdadm;
+#[cfg(test)]
+mod verdicts;
