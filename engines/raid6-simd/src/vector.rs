@@ -98,7 +98,7 @@ pub(crate) struct Word(u64);
 
 impl Vector for Word {
     const BYTES: usize = 8;
-    type Coefficient = u8;
+    type Coefficient = [u64; 8];
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -141,20 +141,18 @@ impl Vector for Word {
     }
 
     #[inline(always)]
-    unsafe fn coefficient(c: u8) -> u8 {
-        c
+    unsafe fn coefficient(c: u8) -> [u64; 8] {
+        // All ones for each bit that is set, so that the product needs no branch.
+        std::array::from_fn(|bit| 0u64.wrapping_sub(u64::from(c >> bit & 1)))
     }
 
     #[inline(always)]
-    unsafe fn mul(self, c: u8) -> Self {
-        let (mut c, mut x, mut sum) = (c, self, 0);
-        while c != 0 {
-            if c & 1 != 0 {
-                sum ^= x.0;
-            }
+    unsafe fn mul(self, c: [u64; 8]) -> Self {
+        let (mut x, mut sum) = (self, 0);
+        for mask in c {
+            sum ^= x.0 & mask;
             // SAFETY: this implementation needs no CPU feature.
             x = unsafe { x.mul2() };
-            c >>= 1;
         }
         Word(sum)
     }
