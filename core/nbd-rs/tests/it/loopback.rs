@@ -1,0 +1,253 @@
+//! Both halves of the crate against each other, over a stream cut at random, with a plain byte array as the
+//! oracle of what is stored.
+
+use crate::common::*;
+use nbd_rs::reply::{self, ReplyBody};
+use nbd_rs::wire::{opt, rep};
+use nbd_rs::{
+    ClientHandshake, Command, Errno, HandshakeError, Negotiated, Outcome, Remote, Request, ServerConfig,
+    ServerHandshake, ServerMisbehaved, Session, Wanted,
+};
+
+/// Moves a random number of bytes from `from` to `to`.
+fn trickle(rng: &mut Rng, from: &mut Vec<u8>, to: &mut Vec<u8>) {
+    let most = rng.pick(&[1, 7, 64, 100_000]);
+    let n = rng.below(most + 1).min(from.len() as u64) as usize;
+    to.extend(from.drain(..n));
+}
+
+/// Runs both handshakes to their end.
+fn shake_hands(rng: &mut Rng, wanted: Wanted) -> (Negotiated, Remote) {
+    let mut server = ServerHandshake::new(exports(), ServerConfig::default());
+    let mut client = ClientHandshake::new(wanted).unwrap();
+    let (mut to_client, mut to_server) = (Vec::new(), Vec::new());
+    let (mut at_client, mut at_server) = (Vec::new(), Vec::new());
+    let (mut negotiated, mut remote) = (None, None);
+    for _ in 0..100_000 {
+        to_client.extend_from_slice(server.output());
+        server.output_sent(server.output().len());
+        to_server.extend_from_slice(client.output());
+        client.output_sent(client.output().len());
+        trickle(rng, &mut to_client, &mut at_client);
+        trickle(rng, &mut to_server, &mut at_server);
+
+        let fed = client.feed(&at_client).expect("the server is ours");
+        at_client.drain(..fed.consumed);
+        remote = fed.remote;
+        let fed = server.feed(&at_server);
+        at_server.drain(..fed.consumed);
+        match fed.outcome {
+            Some(Outcome::Transmission(agreed)) => negotiated = Some(agreed),
+            Some(Outcome::Close(why)) => panic!("the server closed: {why:?}"),
+            None => {}
+        }
+        if let (Some(negotiated), Some(remote)) = (negotiated, &remote) {
+            assert!(at_client.is_empty() && at_server.is_empty() && to_client.is_empty());
+            return (negotiated, remote.clone());
+        }
+    }
+    panic!("the handshake does not end: client has {remote:?}, server {negotiated:?}");
+}
+
+#[test]
+fn handshakes_agree_whatever_the_client_wants() {
+    let seed = 0x6e62_6402;
+    let mut rng = Rng(seed);
+    for round in 0..rounds(300) {
+        let structured = rng.below(2) == 0;
+        let base_allocation = structured && rng.below(2) == 0;
+        let export = rng.pick(&["", "main", "kept"]);
+        let wanted = Wanted { export: export.to_owned(), structured, base_allocation };
+        let (negotiated, remote) = shake_hands(&mut rng, wanted);
+        let place = format!("seed {seed:#x} round {round}");
+        let info = &exports()[negotiated.export];
+        assert_eq!(negotiated.export, usize::from(export == "kept"), "{place}");
+        assert_eq!((negotiated.structured, remote.structured), (structured, structured), "{place}");
+        assert_eq!(negotiated.contexts.iter().map(|c| c.id()).next(), remote.base_allocation, "{place}");
+        assert_eq!(remote.base_allocation.is_some(), base_allocation, "{place}");
+        assert_eq!((remote.size, remote.block), (info.size(), Some(info.block_sizes())), "{place}");
+        assert_eq!(remote.flags, Session::new(info, &negotiated).transmission_flags(), "{place}");
+        assert_eq!(remote.description, info.description(), "{place}");
+    }
+}
+
+#[test]
+fn a_refused_client_learns_why_and_says_goodbye() {
+    let mut server = ServerHandshake::new(exports(), ServerConfig::default());
+    let mut client = ClientHandshake::new(Wanted { export: "nope".into(), ..Wanted::default() }).unwrap();
+    let mut error = None;
+    for _ in 0..10 {
+        let (greeting, n) = (server.output().to_vec(), server.output().len());
+        server.output_sent(n);
+        error = error.or(client.feed(&greeting).err());
+        let (answer, n) = (client.output().to_vec(), client.output().len());
+        client.output_sent(n);
+        let mut rest = &answer[..];
+        while !rest.is_empty() && server.output().is_empty() {
+            let fed = server.feed(rest);
+            rest = &rest[fed.consumed..];
+            if let Some(outcome) = fed.outcome {
+                assert_eq!(outcome, Outcome::Close(nbd_rs::Close::Aborted));
+                let message = "no export is named \"nope\"".to_owned();
+                assert_eq!(error, Some(HandshakeError::Refused { reply: rep::ERR_UNKNOWN, message }));
+                return;
+            }
+        }
+    }
+    panic!("the client never left");
+}
+
+fn option_reply(option: u32, kind: u32, data: &[u8]) -> Vec<u8> {
+    let magic = 0x0003_e889_0455_65a9_u64.to_be_bytes();
+    let len = (data.len() as u32).to_be_bytes();
+    [&magic[..], &option.to_be_bytes(), &kind.to_be_bytes(), &len, data].concat()
+}
+
+#[test]
+fn a_client_falls_back_to_export_name() {
+    for (flags, padding) in [(1u8, 124), (3, 0)] {
+        let mut client = ClientHandshake::new(Wanted { structured: true, ..Wanted::default() }).unwrap();
+        let mut server = b"NBDMAGICIHAVEOPT\0".to_vec();
+        server.push(flags);
+        server.extend(option_reply(opt::STRUCTURED_REPLY, rep::ERR_UNSUP, b"old"));
+        server.extend(option_reply(opt::GO, rep::ERR_UNSUP, b""));
+        server.extend(4096u64.to_be_bytes());
+        server.extend([0, 1]);
+        server.extend(vec![0; padding]);
+        server.extend(b"next");
+        let fed = client.feed(&server).unwrap();
+        assert_eq!(fed.consumed, server.len() - 4);
+        assert_eq!(fed.remote, Some(Remote { size: 4096, flags: 1, ..Remote::default() }));
+    }
+}
+
+#[test]
+fn a_client_gives_up_servers_that_break_the_protocol() {
+    let greeting = b"NBDMAGICIHAVEOPT\0\x03".to_vec();
+    let after = |reply: Vec<u8>| [greeting.clone(), reply].concat();
+    for server in [
+        b"HTTP/1.1 400 Bad Request\r\n".to_vec(),
+        b"NBDMAGIC\0\0\x42\x02\x81\x86\x12\x53\0\0".to_vec(),
+        b"NBDMAGICIHAVEOPT\0\0".to_vec(),
+        after(option_reply(opt::LIST, rep::ACK, b"")),
+        after(option_reply(opt::GO, rep::ACK, b"")),
+        after(option_reply(opt::GO, rep::SERVER, b"")),
+        after(option_reply(opt::GO, rep::INFO, b"\0\0short")),
+        after(option_reply(opt::GO, rep::INFO, b"")),
+        after(vec![0; 20]),
+        after(option_reply(opt::GO, rep::INFO, &[9; 70_000])),
+        after(option_reply(opt::GO, rep::INFO, &[9; 9]).repeat(2000)),
+    ] {
+        let mut client = ClientHandshake::new(Wanted::default()).unwrap();
+        let first = client.feed(&server).unwrap_err();
+        assert!(matches!(first, HandshakeError::Server(_)), "{first:?}");
+        assert_eq!(client.feed(&server), Err(first), "a failed handshake stays failed");
+    }
+    let mut client = ClientHandshake::new(Wanted::default()).unwrap();
+    let old = client.feed(b"NBDMAGIC\0\0\x42\x02\x81\x86\x12\x53\0\0");
+    assert_eq!(old, Err(HandshakeError::Server(ServerMisbehaved::TooOld("oldstyle"))));
+}
+
+/// The client's view of one request in flight.
+struct Flight {
+    request: Request,
+    expected: Result<Vec<u8>, Errno>,
+}
+
+/// A random request (some of them bad), its payload, and what the answer must be; `shadow` is the oracle.
+fn random_request(rng: &mut Rng, cookie: u64, shadow: &mut [u8], structured: bool) -> (Flight, Vec<u8>) {
+    let size = shadow.len() as u64;
+    let offset = rng.below(size / 512 + 3) * 512;
+    let len = (rng.below(9) * 512) as u32;
+    let kinds = [Command::Read, Command::Write, Command::WriteZeroes, Command::Flush, Command::BlockStatus];
+    let command = rng.pick(&kinds);
+    let request = match command {
+        Command::Flush => Request::new(command, cookie, 0, 0),
+        _ => Request { fua: rng.below(4) == 0, ..Request::new(command, cookie, offset, len) },
+    };
+    let payload = rng.bytes(request.payload_len() as usize);
+    let end = request.offset + u64::from(request.len);
+    let space = matches!(command, Command::Write | Command::WriteZeroes);
+    let expected = if command == Command::BlockStatus && (!structured || len == 0) {
+        Err(Errno::Inval)
+    } else if end > size {
+        Err(if space { Errno::NoSpc } else { Errno::Inval })
+    } else {
+        let range = &mut shadow[request.offset as usize..end as usize];
+        match command {
+            Command::Write => range.copy_from_slice(&payload),
+            Command::WriteZeroes => range.fill(0),
+            _ => {}
+        }
+        Ok(if command == Command::Read { range.to_vec() } else { Vec::new() })
+    };
+    (Flight { request, expected }, payload)
+}
+
+/// Takes one whole answer from `bytes`; `None` if it is not complete.
+fn take_answer(bytes: &mut Vec<u8>, flight: &Flight, structured: bool) -> Option<Result<Vec<u8>, Errno>> {
+    let (reply, used) = reply::decode(bytes).unwrap()?;
+    assert_eq!(reply.cookie, flight.request.cookie);
+    assert!(reply.done, "this server answers in one message");
+    let is_read = flight.request.command == Command::Read;
+    let (result, follows) = match reply.body {
+        ReplyBody::Simple(errno) => {
+            assert!(!(is_read && structured), "a structured session must not answer a read simply");
+            let len = if is_read && errno.is_none() { flight.request.len } else { 0 };
+            (errno.map_or(Ok(()), Err), len)
+        }
+        ReplyBody::Data { offset, len } => {
+            assert_eq!((offset, len, is_read), (flight.request.offset, flight.request.len, true));
+            (Ok(()), len)
+        }
+        ReplyBody::None => (Ok(()), 0),
+        ReplyBody::BlockStatus { descriptors, .. } => {
+            let status = bytes.get(used..used + 8)?;
+            assert_eq!(status, [flight.request.len.to_be_bytes(), [0; 4]].concat());
+            (Ok(()), descriptors * 8)
+        }
+        ReplyBody::Error { errno, .. } => (Err(errno), 0),
+        ReplyBody::Hole { .. } => panic!("this server sends no holes"),
+    };
+    let whole = used + follows as usize;
+    if bytes.len() < whole {
+        return None;
+    }
+    let data = bytes.drain(..whole).skip(used).collect();
+    Some(result.map(|()| if is_read { data } else { Vec::new() }))
+}
+
+#[test]
+fn what_is_written_is_read_whatever_the_pieces() {
+    let seed = 0x6e62_6403;
+    let mut rng = Rng(seed);
+    for round in 0..rounds(20) {
+        let structured = round % 2 == 0;
+        let wanted = Wanted { structured, base_allocation: structured, ..Wanted::default() };
+        let (negotiated, remote) = shake_hands(&mut rng, wanted);
+        let mut server = MemoryServer::new(Session::new(&exports()[negotiated.export], &negotiated));
+        let mut shadow = vec![0; remote.size as usize];
+        let (mut to_server, mut at_client) = (Vec::new(), Vec::new());
+        let mut flights = std::collections::VecDeque::new();
+        let mut sent = 0u64;
+        while sent < 150 || !flights.is_empty() {
+            if sent < 150 && flights.len() < 8 {
+                let (flight, payload) = random_request(&mut rng, sent, &mut shadow, structured);
+                to_server.extend(flight.request.header().encode());
+                to_server.extend(payload);
+                flights.push_back(flight);
+                sent += 1;
+            }
+            let mut piece = Vec::new();
+            trickle(&mut rng, &mut to_server, &mut piece);
+            server.feed(&piece);
+            trickle(&mut rng, &mut server.output, &mut at_client);
+            while let Some(flight) = flights.front() {
+                let Some(answer) = take_answer(&mut at_client, flight, structured) else { break };
+                assert_eq!(answer, flight.expected, "seed {seed:#x} round {round}: {:?}", flight.request);
+                flights.pop_front();
+            }
+        }
+        assert_eq!(server.store, shadow, "seed {seed:#x} round {round}");
+    }
+}

@@ -1,0 +1,12 @@
+//! The crate from outside, in one binary: what goes in and out at the wire.
+
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+mod handshake;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod loopback;
+#[cfg(test)]
+mod transmission;
