@@ -1,7 +1,19 @@
 //! RAID 4/5/6 array state machine: events in, actions out.
 #![forbid(unsafe_code)]
 
+mod array;
+pub mod blocks;
+pub mod decide;
+mod geometry;
+mod plan;
 mod seam;
+mod slab;
+
+pub use array::{
+    AddRefused, Array, ArrayConfig, ArrayState, FailRefused, MemberReport, MemberStanding, StartError,
+    Status, SyncReport,
+};
+pub use geometry::{BLOCK, Geometry, GeometryError, MAX_MEMBERS, MAX_STRIP, Piece, RowPattern};
 
 pub use seam::*;
 

@@ -1,0 +1,293 @@
+//! Superblock updates: one at a time, on all members, in an order that a crash can't turn into a lie.
+//!
+//! | before | must be on the members |
+//! |---|---|
+//! | the first write after a clean time | every superblock says dirty (`resync_offset` 0) |
+//! | a write is answered that a failed member missed | the others say that it failed, events + 1 |
+//! | a superblock says clean, or how far a resync or rebuild came | everything written before, by a flush of every member |
+//! | the first write of a degraded array | one update more, so that a member left out is two events behind |
+//!
+//! A crash in the middle of an update leaves some members one event behind, which assembly takes as
+//! equal (md-format.md section 1.9); that is safe since updates never overlap. Numbers in a
+//! superblock that promise something about data (`*_durable`) are taken before the flush, never after.
+
+use super::members::State;
+use super::{Array, Io, IoFor};
+use crate::geometry::Geometry;
+use crate::{Action, IoFault, MemberId, Tick};
+use md_format::{Assembly, CLEAN, DevRole, Superblock};
+
+/// Metadata state.
+#[derive(Clone, Debug)]
+pub(super) struct Meta {
+    /// The array-wide fields and the role table as the next update will write them.
+    template: Superblock,
+    events: u64,
+    /// Updates asked for; every change to what superblocks say raises it.
+    wanted: u64,
+    /// The last of them that is on the members.
+    done: u64,
+    /// The update that says which member failed last.
+    failed: u64,
+    /// The next update must be preceded by a flush of all members.
+    flush: bool,
+    update: Option<Update>,
+    /// Writes are going on or may: superblocks are to say dirty.
+    active: bool,
+    /// Every superblock is known to say dirty.
+    marked: bool,
+    /// Stripes from the start of which parity is known to match; all of them if no resync is due.
+    pub(super) resynced: u64,
+    resynced_durable: u64,
+    /// The resync met a stripe that it could not read.
+    pub(super) resync_stuck: bool,
+    final_done: bool,
+}
+
+/// An update under way.
+#[derive(Clone, Debug)]
+struct Update {
+    generation: u64,
+    active: bool,
+    flushing: bool,
+    outstanding: u32,
+    /// What may be said once the flush is over.
+    resynced: u64,
+    rebuilt: Vec<(MemberId, u64)>,
+}
+
+impl Meta {
+    pub(super) fn new(sb: &Superblock, assembly: &Assembly, geometry: &Geometry) -> Self {
+        let resynced =
+            if assembly.dirty { geometry.stripes_below(assembly.resync_offset) } else { geometry.stripes() };
+        Meta {
+            template: sb.clone(),
+            events: sb.events(),
+            wanted: 0,
+            done: 0,
+            failed: 0,
+            flush: false,
+            update: None,
+            active: false,
+            marked: false,
+            resynced,
+            resynced_durable: resynced,
+            resync_stuck: false,
+            final_done: false,
+        }
+    }
+
+    /// Events of the last update that was begun.
+    pub(super) fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// The array-wide fields of the next superblock.
+    pub(super) fn newest(&self) -> &Superblock {
+        &self.template
+    }
+
+    /// Whether an update is under way or asked for.
+    pub(super) fn updating(&self) -> bool {
+        self.update.is_some() || self.wanted > self.done
+    }
+
+    /// Whether superblocks say, or are to say, dirty because of writes.
+    pub(super) fn active(&self) -> bool {
+        self.active
+    }
+
+    pub(super) fn set_role(&mut self, number: u32, role: DevRole) {
+        // A member has its number from this very table, so the number fits.
+        let _ = self.template.set_role(number, role);
+    }
+
+    /// The update that was asked for last says that a member failed.
+    pub(super) fn failure(&mut self) {
+        self.failed = self.wanted;
+    }
+
+    pub(super) fn failure_generation(&self) -> u64 {
+        self.failed
+    }
+
+    /// Whether the superblocks say of every failed member that it failed.
+    pub(super) fn failure_recorded(&self) -> bool {
+        self.done >= self.failed
+    }
+
+    pub(super) fn final_mark_wanted(&self) -> bool {
+        !self.final_done
+    }
+
+    pub(super) fn final_mark(&mut self) {
+        self.final_done = true;
+        self.active = false;
+    }
+}
+
+impl Array {
+    pub(super) fn unix_seconds(&self) -> u64 {
+        self.config.unix_seconds_at_zero.saturating_add(self.now.0 / 1_000_000_000)
+    }
+
+    /// Whether stripes may be written: every superblock says dirty and goes on saying so.
+    pub(super) fn may_write(&self) -> bool {
+        self.meta.active && self.meta.marked
+    }
+
+    /// Asks for the superblocks to say dirty.
+    pub(super) fn want_dirty(&mut self) {
+        if !self.meta.active {
+            self.meta.active = true;
+            self.want_update(false);
+        }
+    }
+
+    /// Asks for an update; `flush` if it says something about data that were written.
+    pub(super) fn want_update(&mut self, flush: bool) {
+        if self.config.read_only {
+            return;
+        }
+        self.meta.wanted += 1;
+        self.meta.flush |= flush;
+    }
+
+    /// When the array is to be marked clean if no more writes come.
+    pub(super) fn clean_at(&self) -> Option<Tick> {
+        let idle = self.meta.active && self.writes_open == 0 && !self.broken && !self.stopping;
+        idle.then(|| self.last_write.plus_ms(self.config.safe_mode_ms))
+    }
+
+    /// Marks the array clean after a while without writes.
+    pub(super) fn maybe_clean(&mut self) {
+        if self.clean_at().is_some_and(|at| at <= self.now) {
+            self.meta.active = false;
+            self.want_update(true);
+        }
+    }
+
+    /// Starts the next update if one is wanted and none is under way.
+    pub(super) fn start_update(&mut self) {
+        let meta = &mut self.meta;
+        if meta.update.is_some() || meta.wanted == meta.done || self.broken {
+            if self.broken && meta.update.is_none() {
+                meta.done = meta.wanted;
+            }
+            return;
+        }
+        if !meta.active {
+            meta.marked = false;
+        }
+        let flushing = std::mem::take(&mut meta.flush);
+        meta.update = Some(Update {
+            generation: meta.wanted,
+            active: meta.active,
+            flushing,
+            outstanding: 0,
+            resynced: meta.resynced,
+            rebuilt: self.members.values().map(|m| (m.id, m.rebuilt)).collect(),
+        });
+        if flushing {
+            self.flush_for_update();
+        } else {
+            self.write_superblocks();
+        }
+    }
+
+    fn flush_for_update(&mut self) {
+        let live = self.live_members();
+        self.set_outstanding(live.len() as u32);
+        for member in live {
+            let io = self.start_io(Io { member, offset: 0, len: 0, write: false, what: IoFor::MetaFlush });
+            self.actions.push_back(Action::Flush { io, member });
+        }
+    }
+
+    fn set_outstanding(&mut self, count: u32) {
+        if let Some(update) = &mut self.meta.update {
+            update.outstanding = count;
+        }
+    }
+
+    /// The second half of an update. What it says is taken now, but for the promises about data, which
+    /// were taken before the flush.
+    fn write_superblocks(&mut self) {
+        let seconds = self.unix_seconds();
+        let stripes = self.geometry.stripes();
+        let meta = &mut self.meta;
+        let Some(update) = &mut meta.update else { return };
+        update.flushing = false;
+        // A flush that was asked for since is not part of this update: what it is for comes with the next.
+        if !meta.flush {
+            update.generation = meta.wanted;
+        }
+        update.active = meta.active;
+        if !meta.active {
+            meta.marked = false;
+        }
+        meta.events += 1;
+        meta.template.set_events(meta.events);
+        meta.template.set_utime(seconds);
+        meta.template.set_resync_offset(match (meta.active, meta.resynced_durable) {
+            (true, _) => 0,
+            (false, done) if done >= stripes => CLEAN,
+            (false, done) => self.geometry.sectors_covered(done),
+        });
+        let mut writes = Vec::new();
+        for member in self.members.values_mut().filter(|m| m.state != State::Failed) {
+            let sb = &mut member.superblock;
+            sb.catch_up(&meta.template);
+            let partial = member.role.is_some() && member.rebuilt_durable < stripes;
+            sb.set_recovery_offset(partial.then(|| self.geometry.sectors_covered(member.rebuilt_durable)));
+            writes.push((member.id, sb.super_offset().saturating_mul(512), sb.encode()));
+        }
+        self.set_outstanding(writes.len() as u32);
+        for (member, offset, bytes) in writes {
+            let what = IoFor::MetaWrite;
+            let io = self.start_io(Io { member, offset, len: bytes.len() as u32, write: true, what });
+            self.actions.push_back(Action::WriteMeta { io, member, offset, bytes });
+        }
+    }
+
+    /// A flush or a superblock write of an update ended. A member that can't do it is failed, which asks
+    /// for another update.
+    pub(super) fn update_step_done(&mut self, member: MemberId, result: Result<(), IoFault>) {
+        if result.is_err() {
+            self.fail_member(member, "its superblock could not be written");
+        }
+        let Some(update) = &mut self.meta.update else { return };
+        update.outstanding -= 1;
+        if update.outstanding > 0 {
+            return;
+        }
+        if !update.flushing {
+            self.update_done();
+            return;
+        }
+        self.meta.resynced_durable = update.resynced;
+        for (id, rebuilt) in std::mem::take(&mut update.rebuilt) {
+            if let Some(member) = self.members.get_mut(&id) {
+                member.rebuilt_durable = rebuilt;
+            }
+        }
+        if self.broken {
+            self.meta.update = None;
+        } else {
+            self.write_superblocks();
+        }
+    }
+
+    fn update_done(&mut self) {
+        let Some(update) = self.meta.update.take() else { return };
+        if !self.broken {
+            self.meta.done = update.generation;
+        }
+        if update.active && self.meta.active {
+            self.meta.marked = true;
+            self.cache.unblock();
+        }
+        self.answer_parked(self.meta.done);
+        self.start_update();
+    }
+}

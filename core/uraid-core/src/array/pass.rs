@@ -1,0 +1,391 @@
+//! One pass over a stripe: plan, load, compute, store, and again from the start when something failed.
+//!
+//! ```text
+//!            +--------- a read failed: its blocks count as lost ---------+
+//!            v                                                           |
+//!  work -> plan --loads--> Loading --all there--> plan --steps--> Computing --stores--> Storing -> done
+//!            ^                                                      |                     |
+//!            +------- the engine failed: the slot holds nothing ----+                     |
+//!            +------- resync found a mismatch: write parity anew ------------------------+
+//! ```
+//!
+//! Whoever waits for the pass is told at its end, so a write is done when data **and** parity are on the
+//! members. A crash between any two stores leaves a column whose parity does not match; the members say
+//! "dirty" since before the first store, so it is resynced, and nobody was told that the write was done.
+
+use super::cache::Work;
+use super::members::State;
+use super::{Array, Io, IoFor};
+use crate::blocks::{Blocks, Lanes, Run};
+use crate::plan::{self, LaneState, Part, Plan, Transfer, View};
+use crate::{
+    Action, ComputeFault, IoFault, MemberId, Notice, Place, RequestError, SlotId, Step, SyncKind, Verdict,
+};
+
+/// How often a pass is computed anew after an engine fault before its requests fail.
+const COMPUTE_TRIES: u8 = 3;
+
+/// What a pass does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Write,
+    Read,
+    Sync(SyncKind),
+}
+
+/// A pass under way.
+#[derive(Clone, Debug)]
+pub(super) struct Pass {
+    pub(super) kind: Kind,
+    /// The pieces of requests that it serves.
+    pub(super) parts: Vec<Part>,
+    /// Blocks that were loaded straight into the memory of a read request, by lane.
+    got: Vec<Blocks>,
+    /// Member I/O and compute plans under way.
+    pub(super) outstanding: u32,
+    /// The rest of the plan while its steps run.
+    plan: Plan,
+    /// What is being stored, by lane.
+    stored: Vec<(u16, Blocks)>,
+    /// What the check of a resync said.
+    verdict: Option<Verdict>,
+    /// The resync writes parity that did not match.
+    correcting: bool,
+    compute_faults: u8,
+    failed: bool,
+    /// Stores were begun.
+    pub(super) storing: bool,
+}
+
+impl Pass {
+    fn new(kind: Kind, parts: Vec<Part>, lanes: usize) -> Self {
+        Pass {
+            kind,
+            parts,
+            got: vec![Blocks::NONE; lanes],
+            outstanding: 0,
+            plan: Plan::default(),
+            stored: Vec::new(),
+            verdict: None,
+            correcting: false,
+            compute_faults: 0,
+            failed: false,
+            storing: false,
+        }
+    }
+}
+
+impl Array {
+    /// Starts a pass over the work at the front of a stripe's queue.
+    pub(super) fn start_pass(&mut self, id: SlotId) {
+        let slot = self.cache.slot_mut(id);
+        let lanes = slot.lanes.len();
+        let pass = match slot.queue.pop_front() {
+            None => {
+                self.cache.finish(id, self.geometry.data());
+                return;
+            }
+            Some(Work::Sync) => match self.sync_kind() {
+                Some(kind) => Pass::new(Kind::Sync(kind), Vec::new(), lanes),
+                None => return self.pass_done(id),
+            },
+            Some(Work::Read { part, bad }) => {
+                let mut parts = vec![part];
+                let mut bads = vec![(part.lane, bad)];
+                while let Some(&Work::Read { part, bad }) = slot.queue.front() {
+                    slot.queue.pop_front();
+                    parts.push(part);
+                    bads.push((part.lane, bad));
+                }
+                for (lane, bad) in bads {
+                    let state = &mut slot.lanes[usize::from(lane)];
+                    state.bad = state.bad.or(bad.minus(state.cached));
+                }
+                Pass::new(Kind::Read, parts, lanes)
+            }
+            Some(Work::Write(part)) => {
+                let mut parts = vec![part];
+                while let Some(&Work::Write(part)) = slot.queue.front() {
+                    slot.queue.pop_front();
+                    parts.push(part);
+                }
+                if !self.may_write() && !self.broken {
+                    self.requeue(id, parts);
+                    self.cache.block(id);
+                    self.want_dirty();
+                    return;
+                }
+                Pass::new(Kind::Write, parts, lanes)
+            }
+        };
+        self.cache.slot_mut(id).pass = Some(pass);
+        self.step_pass(id);
+    }
+
+    /// Puts the parts of a write pass that has done nothing yet back where they came from.
+    fn requeue(&mut self, id: SlotId, parts: Vec<Part>) {
+        let slot = self.cache.slot_mut(id);
+        slot.pass = None;
+        parts.into_iter().rev().for_each(|part| slot.queue.push_front(Work::Write(part)));
+    }
+
+    /// The stripe's lanes with what the members' state says about them.
+    fn lane_states(&self, id: SlotId) -> Vec<LaneState> {
+        let slot = self.cache.slot(id);
+        let roles = &self.geometry.pattern(slot.stripe).roles;
+        let gone = |lane: usize| self.in_sync_at(roles[lane], slot.stripe).is_none();
+        slot.lanes.iter().enumerate().map(|(lane, s)| LaneState { gone: gone(lane), ..*s }).collect()
+    }
+
+    /// Plans the pass from what is known now and does the first thing on the plan.
+    fn step_pass(&mut self, id: SlotId) {
+        let lanes = self.lane_states(id);
+        let slot = self.cache.slot(id);
+        let Some(pass) = &slot.pass else { return };
+        let stripe = slot.stripe;
+        let view = View {
+            geometry: &self.geometry,
+            pattern: self.geometry.pattern(stripe),
+            slot: id,
+            lanes: &lanes,
+            trusted: self.parity_trusted(stripe),
+        };
+        let mut failed = pass.failed;
+        let plan = match pass.kind {
+            Kind::Write if self.broken => {
+                failed = true;
+                Plan::default()
+            }
+            Kind::Write => plan::plan_writes(&view, &pass.parts),
+            Kind::Read => plan::plan_reads(&view, &pass.parts, &pass.got),
+            Kind::Sync(SyncKind::Resync) => plan::plan_resync(&view, pass.verdict),
+            Kind::Sync(SyncKind::Rebuild) => {
+                let targets: Lanes = self.rebuild_lanes(stripe).collect();
+                plan::plan_rebuild(&view, &targets)
+            }
+        };
+        if pass.kind == Kind::Write && !slot.urgent && !plan.loads.is_empty() {
+            let parts = pass.parts.clone();
+            self.requeue(id, parts);
+            self.cache.hold(id);
+            return;
+        }
+        // From here on the pass is under way and is not held back any more.
+        self.cache.slot_mut(id).urgent = true;
+        if let Some(pass) = &mut self.cache.slot_mut(id).pass {
+            pass.failed = failed;
+        }
+        if plan.loads.is_empty() { self.compute(id, plan) } else { self.load(id, plan.loads) }
+    }
+
+    fn load(&mut self, id: SlotId, loads: Vec<Transfer>) {
+        let stripe = self.cache.slot(id).stripe;
+        let mut started = 0;
+        for Transfer { lane, run, mem } in loads {
+            let role = self.geometry.pattern(stripe).roles[usize::from(lane)];
+            let Some(member) = self.in_sync_at(role, stripe) else { continue };
+            let offset = self.device_offset(member, stripe) + u64::from(run.offset());
+            let to_slot = matches!(mem.place, Place::Slot(..));
+            let what = IoFor::Load { slot: id, lane, run, to_slot };
+            let io = self.start_io(Io { member, offset, len: mem.len, write: false, what });
+            self.actions.push_back(Action::Read { io, member, offset, mem });
+            started += 1;
+        }
+        if let Some(pass) = &mut self.cache.slot_mut(id).pass {
+            pass.outstanding += started;
+        }
+    }
+
+    pub(super) fn loaded(
+        &mut self,
+        id: SlotId,
+        member: MemberId,
+        lane: u16,
+        run: Run,
+        to_slot: bool,
+        result: Result<(), IoFault>,
+    ) {
+        let bad = match result {
+            Ok(()) => Blocks::NONE,
+            Err(fault) => self.read_failed(member, fault, run.blocks()),
+        };
+        let slot = self.cache.slot_mut(id);
+        let Some(pass) = &mut slot.pass else { return };
+        let state = &mut slot.lanes[usize::from(lane)];
+        match result {
+            Ok(()) if to_slot => state.cached = state.cached.or(run.blocks()),
+            Ok(()) => pass.got[usize::from(lane)] = pass.got[usize::from(lane)].or(run.blocks()),
+            Err(_) => state.bad = state.bad.or(bad),
+        }
+        pass.outstanding -= 1;
+        if pass.outstanding == 0 {
+            self.step_pass(id);
+        }
+    }
+
+    fn compute(&mut self, id: SlotId, mut plan: Plan) {
+        let steps: Vec<Step> = std::mem::take(&mut plan.steps);
+        let Some(pass) = &mut self.cache.slot_mut(id).pass else { return };
+        pass.plan = plan;
+        if steps.is_empty() {
+            self.store(id);
+            return;
+        }
+        pass.outstanding = 1;
+        self.start_compute(id, steps);
+    }
+
+    pub(super) fn computed(&mut self, id: SlotId, result: Result<Verdict, ComputeFault>) {
+        let slot = self.cache.slot_mut(id);
+        let Some(pass) = &mut slot.pass else { return };
+        pass.outstanding = 0;
+        let Ok(verdict) = result else {
+            // The steps may have changed any of their destinations: the slot is worth nothing.
+            pass.compute_faults += 1;
+            pass.plan = Plan::default();
+            pass.got.fill(Blocks::NONE);
+            slot.lanes.iter_mut().for_each(|l| l.cached = Blocks::NONE);
+            let again = pass.compute_faults < COMPUTE_TRIES;
+            pass.failed |= !again;
+            self.notice(Notice::ComputeFailed);
+            return if again { self.step_pass(id) } else { self.pass_done(id) };
+        };
+        for &(lane, blocks) in &pass.plan.cached {
+            let state = &mut slot.lanes[usize::from(lane)];
+            state.cached = state.cached.or(blocks);
+        }
+        for lane in pass.plan.bypassed.iter() {
+            slot.lanes[usize::from(lane)].cached = Blocks::NONE;
+        }
+        if pass.kind == Kind::Sync(SyncKind::Resync) && pass.verdict.is_none() {
+            pass.verdict = Some(verdict);
+        }
+        self.store(id);
+    }
+
+    fn store(&mut self, id: SlotId) {
+        let slot = self.cache.slot_mut(id);
+        let stripe = slot.stripe;
+        let Some(pass) = &mut slot.pass else { return };
+        let stores = std::mem::take(&mut pass.plan.stores);
+        pass.storing = true;
+        let write = pass.kind == Kind::Write;
+        let mut started = 0;
+        let mut stored = Vec::with_capacity(stores.len());
+        for Transfer { lane, run, mem } in stores {
+            if self.broken && write {
+                break;
+            }
+            let role = self.geometry.pattern(stripe).roles[usize::from(lane)];
+            // A rebuild writes to members that are not in sync at this stripe yet.
+            let Some(member) = self.roles[usize::from(role.0)].filter(|&m| self.takes_stores(m)) else {
+                continue;
+            };
+            let offset = self.device_offset(member, stripe) + u64::from(run.offset());
+            stored.push((lane, run.blocks()));
+            let what = IoFor::Store { slot: id };
+            let io = self.start_io(Io { member, offset, len: mem.len, write: true, what });
+            self.actions.push_back(Action::Write { io, member, offset, mem });
+            started += 1;
+        }
+        if let Some(pass) = &mut self.cache.slot_mut(id).pass {
+            pass.outstanding = started;
+            pass.stored = stored;
+        }
+        if started == 0 {
+            self.all_stored(id);
+        }
+    }
+
+    fn takes_stores(&self, member: MemberId) -> bool {
+        self.members.get(&member).is_some_and(|m| matches!(m.state, State::InSync | State::Rebuilding))
+    }
+
+    pub(super) fn stored(&mut self, id: SlotId, member: MemberId, result: Result<(), IoFault>) {
+        if let Err(fault) = result {
+            if let Some(known) = self.members.get_mut(&member) {
+                known.errors += 1;
+            }
+            let why = match fault {
+                IoFault::NoSpace => "a write failed: no space is left for the member",
+                IoFault::Gone => "a write failed: the device is gone",
+                IoFault::Io => "a write failed",
+            };
+            self.fail_member(member, why);
+        }
+        let Some(pass) = &mut self.cache.slot_mut(id).pass else { return };
+        pass.outstanding -= 1;
+        if pass.outstanding == 0 {
+            self.all_stored(id);
+        }
+    }
+
+    fn all_stored(&mut self, id: SlotId) {
+        let slot = self.cache.slot_mut(id);
+        let stripe = slot.stripe;
+        let Some(pass) = &mut slot.pass else { return };
+        let repaired = std::mem::take(&mut pass.plan.repaired);
+        for (lane, blocks) in std::mem::take(&mut pass.stored) {
+            let state = &mut slot.lanes[usize::from(lane)];
+            state.bad = state.bad.minus(blocks);
+        }
+        let mismatch = pass.kind == Kind::Sync(SyncKind::Resync)
+            && pass.plan.failed.is_empty()
+            && pass.verdict.is_some_and(|v| v.p_bad || v.q_bad);
+        let correct = mismatch && !std::mem::replace(&mut pass.correcting, mismatch);
+        self.note_repairs(stripe, &repaired);
+        if correct {
+            self.count_mismatch();
+            self.step_pass(id);
+        } else {
+            self.pass_done(id);
+        }
+    }
+
+    fn note_repairs(&mut self, stripe: u64, repaired: &[(u16, Blocks)]) {
+        for &(lane, blocks) in repaired {
+            let role = self.geometry.pattern(stripe).roles[usize::from(lane)];
+            let Some(member) = self.in_sync_at(role, stripe) else { continue };
+            for run in blocks.runs() {
+                let offset = self.device_offset(member, stripe) + u64::from(run.offset());
+                self.corrected += u64::from(run.count);
+                if let Some(m) = self.members.get_mut(&member) {
+                    m.superblock.add_corrected_reads(run.len() / 512);
+                }
+                self.notice(Notice::ReadErrorCorrected { member, offset, len: run.len() });
+            }
+        }
+    }
+
+    /// Tells everybody who waits for the pass how it ended, and gives the stripe to the next.
+    fn pass_done(&mut self, id: SlotId) {
+        let slot = self.cache.slot_mut(id);
+        let stripe = slot.stripe;
+        let pass = slot.pass.take();
+        self.cache.finish(id, self.geometry.data());
+        let Some(pass) = pass else {
+            self.sync_stripe_done(stripe, false);
+            return;
+        };
+        let lost = if pass.failed { Blocks(u64::MAX) } else { pass.plan.failed };
+        for part in &pass.parts {
+            let bad = lost.meets(part.blocks()) || (pass.kind == Kind::Write && self.broken);
+            self.part_done(part.req, if bad { Err(RequestError::Io) } else { Ok(()) });
+        }
+        if !lost.is_empty() {
+            self.note_unrecovered(stripe, &pass);
+        }
+        if let Kind::Sync(_) = pass.kind {
+            self.sync_stripe_done(stripe, lost.is_empty());
+        }
+    }
+
+    fn note_unrecovered(&mut self, stripe: u64, pass: &Pass) {
+        for part in &pass.parts {
+            let role = self.geometry.pattern(stripe).roles[usize::from(part.lane)];
+            let Some(member) = self.roles[usize::from(role.0)] else { continue };
+            let offset = self.device_offset(member, stripe) + u64::from(part.offset);
+            self.notice(Notice::ReadErrorUnrecovered { member, offset, len: part.len });
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Client requests: cut into parts, reads of healthy blocks sent straight to their member, and answered
+//! when every part is done and whatever had to become durable first is durable.
+
+use super::cache::Work;
+use super::{Array, Io, IoFor};
+use crate::blocks::Blocks;
+use crate::plan::Part;
+use crate::{Action, IoFault, Mem, MemberId, Notice, Piece, Place, ReqId, RequestError, RequestKind};
+use std::collections::VecDeque;
+
+/// Parts of one request that are under way at a time; the rest waits, so that a request of 4 GiB of
+/// zeroes does not queue a million parts.
+const PARTS_AT_ONCE: u32 = 1024;
+
+/// A request that was not answered yet.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) kind: RequestKind,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    /// Bytes of which the parts were issued.
+    pub(super) issued: u64,
+    /// Parts under way.
+    pub(super) parts: u32,
+    pub(super) error: Option<RequestError>,
+}
+
+/// Flush requests, served in rounds: one flush of every member answers all who asked before it began.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Flushes {
+    /// Members still flushing in the round under way.
+    pub(super) outstanding: u32,
+    pub(super) current: Vec<ReqId>,
+    pub(super) next: Vec<ReqId>,
+    /// Answers that wait until a superblock update is on the members.
+    pub(super) parked: VecDeque<(u64, ReqId)>,
+}
+
+impl RequestKind {
+    fn writes(self) -> bool {
+        matches!(self, RequestKind::Write { .. } | RequestKind::WriteZeroes { .. })
+    }
+
+    fn fua(self) -> bool {
+        matches!(self, RequestKind::Write { fua: true } | RequestKind::WriteZeroes { fua: true })
+    }
+}
+
+impl Array {
+    pub(super) fn request(&mut self, id: ReqId, kind: RequestKind, offset: u64, len: u64) {
+        if let Err(error) = self.admit(id, kind, offset, len) {
+            self.actions.push_back(Action::Complete { req: id, result: Err(error) });
+            return;
+        }
+        self.last_client = self.now;
+        self.cache.arrived();
+        let request = Request { kind, offset, len, issued: 0, parts: 0, error: None };
+        self.requests.insert(id, request);
+        if kind == RequestKind::Flush {
+            // Held writes were not answered, so the flush does not cover them; but whoever flushes
+            // waits for them, too.
+            self.cache.release_held();
+            self.flushes.next.push(id);
+            return;
+        }
+        if kind.writes() {
+            self.writes_open += 1;
+            self.last_write = self.now;
+        }
+        if len == 0 {
+            self.finish_request(id);
+            return;
+        }
+        self.issue(id);
+    }
+
+    fn admit(&self, id: ReqId, kind: RequestKind, offset: u64, len: u64) -> Result<(), RequestError> {
+        if self.stopping {
+            return Err(RequestError::Shutdown);
+        }
+        if self.requests.contains_key(&id) {
+            return Err(RequestError::Invalid);
+        }
+        if kind == RequestKind::Flush {
+            return if self.broken { Err(RequestError::Io) } else { Ok(()) };
+        }
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.geometry.array_bytes());
+        let small = matches!(kind, RequestKind::WriteZeroes { .. }) || len <= 64 << 20;
+        if !inside || !small || !offset.is_multiple_of(512) || !len.is_multiple_of(512) {
+            return Err(RequestError::Invalid);
+        }
+        if kind.writes() && (self.broken || self.config.read_only) {
+            return Err(RequestError::Io);
+        }
+        Ok(())
+    }
+
+    /// Issues parts of a request up to the limit.
+    fn issue(&mut self, id: ReqId) {
+        loop {
+            let Some(request) = self.requests.get_mut(&id) else { return };
+            if request.issued == request.len {
+                return;
+            }
+            if request.parts >= PARTS_AT_ONCE {
+                if !self.throttled.contains(&id) {
+                    self.throttled.push_back(id);
+                }
+                return;
+            }
+            let (offset, left) = (request.offset + request.issued, request.len - request.issued);
+            let piece = self.geometry.piece(offset, left);
+            let part = Part {
+                req: id,
+                lane: piece.lane,
+                offset: piece.offset,
+                len: piece.len,
+                at: request.issued as u32,
+                zero: matches!(request.kind, RequestKind::WriteZeroes { .. }),
+            };
+            request.issued += u64::from(piece.len);
+            request.parts += 1;
+            let kind = request.kind;
+            let (first, end) = (request.offset, request.offset + request.len);
+            if kind.writes() {
+                self.cache.push(piece.stripe, Work::Write(part), kind.fua());
+            } else {
+                self.issue_read(piece, part, first, end);
+            }
+        }
+    }
+
+    /// Goes on with requests that had too many parts under way.
+    pub(super) fn issue_throttled(&mut self) {
+        for _ in 0..self.throttled.len() {
+            let Some(id) = self.throttled.pop_front() else { return };
+            // Whoever still has too many parts under way lines up again.
+            self.issue(id);
+        }
+    }
+
+    fn issue_read(&mut self, piece: Piece, part: Part, first: u64, end: u64) {
+        let role = self.geometry.pattern(piece.stripe).roles[usize::from(piece.lane)];
+        let member = self.in_sync_at(role, piece.stripe);
+        let bad = self
+            .cache
+            .find(piece.stripe)
+            .is_some_and(|s| s.lanes[usize::from(piece.lane)].bad.meets(part.blocks()));
+        match member {
+            Some(member) if !bad && !(self.degraded && self.reads_lost_too(piece.stripe, first, end)) => {
+                let mem = Mem { place: Place::Request(part.req), offset: part.at, len: part.len };
+                let offset = self.device_offset(member, piece.stripe) + u64::from(part.offset);
+                let what = IoFor::Direct { part, stripe: piece.stripe };
+                let io = self.start_io(Io { member, offset, len: part.len, write: false, what });
+                self.actions.push_back(Action::Read { io, member, offset, mem });
+            }
+            _ => self.cache.push(piece.stripe, Work::Read { part, bad: Blocks::NONE }, false),
+        }
+    }
+
+    /// Whether the same request also reads lost blocks of this stripe: then its healthy blocks are read
+    /// by the stripe's pass, which needs them to recover the lost ones, and are read only once.
+    fn reads_lost_too(&self, stripe: u64, first: u64, end: u64) -> bool {
+        let pattern = self.geometry.pattern(stripe);
+        (0..self.geometry.data()).any(|lane| {
+            let start = self.geometry.array_offset(stripe, lane, 0);
+            let overlaps = first < start + u64::from(self.geometry.strip_bytes()) && start < end;
+            overlaps && self.in_sync_at(pattern.roles[usize::from(lane)], stripe).is_none()
+        })
+    }
+
+    pub(super) fn direct_read_done(&mut self, io: Io, part: Part, stripe: u64, result: Result<(), IoFault>) {
+        let Err(fault) = result else {
+            self.part_done(part.req, Ok(()));
+            return;
+        };
+        let bad = self.read_failed(io.member, fault, part.blocks());
+        self.cache.push(stripe, Work::Read { part, bad }, false);
+    }
+
+    /// A member failed to read: the blocks to treat as lost on it. A member that is gone altogether is
+    /// failed, and then nothing needs to be remembered block by block.
+    pub(super) fn read_failed(&mut self, member: MemberId, fault: IoFault, blocks: Blocks) -> Blocks {
+        let known = self.members.get_mut(&member);
+        if let Some(known) = known {
+            known.errors += 1;
+        }
+        if fault == IoFault::Gone {
+            self.fail_member(member, "the device is gone");
+        }
+        if self.is_live(member) { blocks } else { Blocks::NONE }
+    }
+
+    /// A part of a request is done.
+    pub(super) fn part_done(&mut self, id: ReqId, result: Result<(), RequestError>) {
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        request.parts -= 1;
+        if let Err(error) = result {
+            request.error = Some(error);
+        }
+        if request.parts > 0 || request.issued < request.len {
+            return;
+        }
+        if request.kind.fua() && request.error.is_none() {
+            self.flushes.next.push(id);
+        } else {
+            self.finish_request(id);
+        }
+    }
+
+    /// All is done but the answer. It waits while a superblock update is due that says which member
+    /// missed the write: acknowledged first, a crash could bring that member back with the old data.
+    pub(super) fn finish_request(&mut self, id: ReqId) {
+        let Some(request) = self.requests.get(&id) else { return };
+        let changes = request.kind != RequestKind::Read;
+        if changes && request.error.is_none() && !self.meta.failure_recorded() && !self.broken {
+            self.flushes.parked.push_back((self.meta.failure_generation(), id));
+            return;
+        }
+        self.answer(id);
+    }
+
+    fn answer(&mut self, id: ReqId) {
+        let Some(request) = self.requests.remove(&id) else { return };
+        if request.kind.writes() {
+            self.writes_open -= 1;
+            self.last_write = self.now;
+        }
+        let refused = self.broken && request.kind != RequestKind::Read;
+        let result = match request.error {
+            Some(error) => Err(error),
+            None if refused => Err(RequestError::Io),
+            None => Ok(()),
+        };
+        self.actions.push_back(Action::Complete { req: id, result });
+    }
+
+    /// Answers what waited for superblock updates up to `generation`.
+    pub(super) fn answer_parked(&mut self, generation: u64) {
+        let parked = std::mem::take(&mut self.flushes.parked);
+        for (needs, id) in parked {
+            if needs <= generation || self.broken {
+                self.answer(id);
+            } else {
+                self.flushes.parked.push_back((needs, id));
+            }
+        }
+    }
+
+    /// Starts a round of flushes if one is asked for and none is under way.
+    pub(super) fn start_flush(&mut self) {
+        if self.flushes.outstanding > 0 || self.flushes.next.is_empty() {
+            return;
+        }
+        self.flushes.current = std::mem::take(&mut self.flushes.next);
+        for member in self.live_members() {
+            let io = self.start_io(Io { member, offset: 0, len: 0, write: false, what: IoFor::Flush });
+            self.flushes.outstanding += 1;
+            self.actions.push_back(Action::Flush { io, member });
+        }
+        if self.flushes.outstanding == 0 {
+            self.end_flush();
+        }
+    }
+
+    pub(super) fn flushed(&mut self, member: MemberId, result: Result<(), IoFault>) {
+        if result.is_err() {
+            self.fail_member(member, "a flush failed: what it was told to keep may be lost");
+        }
+        self.flushes.outstanding -= 1;
+        if self.flushes.outstanding == 0 {
+            self.end_flush();
+        }
+    }
+
+    fn end_flush(&mut self) {
+        for id in std::mem::take(&mut self.flushes.current) {
+            self.finish_request(id);
+        }
+    }
+
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.actions.push_back(Action::Notice(notice));
+    }
+}
