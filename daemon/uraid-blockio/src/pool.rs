@@ -245,6 +245,20 @@ mod tests {
     }
 
     #[test]
+    fn memory_can_be_locked_and_present_from_the_start() {
+        let pool = BufPool::new(1, ArenaOptions { lock: true, prefault: true }).unwrap();
+        let buf = pool.try_alloc(2 << 20).unwrap();
+        assert!(buf.to_vec().iter().all(|&byte| byte == 0));
+        assert_eq!(buf.as_ptr() as usize % (2 << 20), 0);
+        buf.copy_in(4095, &[1, 2]).unwrap();
+        let mut two = [0; 3];
+        buf.copy_out(4094, &mut two).unwrap();
+        assert_eq!(two, [0, 1, 2]);
+        assert!(buf.copy_in((2 << 20) - 1, &two).is_err());
+        assert!(buf.view(usize::MAX, 2).is_err());
+    }
+
+    #[test]
     fn too_long_a_buffer_is_refused() {
         let pool = pool(2 << 20);
         assert!(pool.try_alloc(BufPool::MAX_LEN + 1).is_none());

@@ -10,12 +10,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, squeue};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{Arena, IoBuf};
 
@@ -29,11 +30,18 @@ const FILE_SLOTS: u32 = 256;
 const BUFFER_SLOTS: u32 = 64;
 /// The most that one slot of registered memory can hold (`io_sqe_buffer_register`).
 const BUFFER_BYTES_MAX: usize = 1 << 30;
+/// How often a `reap` that finds nothing reads the event descriptor.
+const QUIET_EVERY: u32 = 64;
 /// `IORING_ENTER_GETEVENTS` (linux/io_uring.h).
 const ENTER_GETEVENTS: u32 = 1;
 
 pub(crate) struct Ring {
     uring: IoUring,
+    /// Written by the kernel when there is something to reap. The ring's own descriptor will not do: with
+    /// DEFER_TASKRUN it wakes nobody until the answers are posted, which waits for this thread to ask.
+    event: EventFd,
+    /// Calls of `reap` in a row that found nothing.
+    empty_reaps: u32,
     enabled: bool,
     /// Keys in the submission queue, in order; the kernel takes them from the front.
     queued: VecDeque<u32>,
@@ -73,22 +81,26 @@ impl Ring {
         if !uring.params().is_feature_ext_arg() || !uring.params().is_feature_nodrop() {
             return Err(io::ErrorKind::Unsupported.into());
         }
+        let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        uring.submitter().register_eventfd(event.as_fd().as_raw_fd())?;
         let files = uring.submitter().register_files_sparse(FILE_SLOTS).ok();
         let buffers = uring.submitter().register_buffers_sparse(BUFFER_SLOTS).ok();
         Ok(Self {
             files: files.map(|()| vec![false; FILE_SLOTS as usize]),
             buffers: buffers.map(|()| Vec::new()),
             uring,
+            event,
+            empty_reaps: 0,
             enabled: false,
             queued: VecDeque::new(),
             in_kernel: 0,
         })
     }
 
-    /// Becomes readable when there is something to reap.
+    /// Becomes readable when there is something to reap, and stays so until [`reap`](Self::reap) has found
+    /// nothing.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the ring is, which the returned lifetime ends with.
-        unsafe { BorrowedFd::borrow_raw(self.uring.as_raw_fd()) }
+        self.event.as_fd()
     }
 
     /// Registers a file; `None` if there is no slot for it.
@@ -173,11 +185,6 @@ impl Ring {
         Ok(pushed)
     }
 
-    /// Entries that were pushed and not reaped.
-    pub(crate) fn pending(&self) -> usize {
-        self.queued.len() + self.in_kernel
-    }
-
     /// Hands the submission queue over.
     ///
     /// # Errors
@@ -229,6 +236,22 @@ impl Ring {
 
     /// Gives every answer that is there to `each`, with its key.
     pub(crate) fn reap(&mut self, mut each: impl FnMut(u32, i32)) {
+        if self.take(&mut each) > 0 {
+            self.empty_reaps = 0;
+            return;
+        }
+        // Quieting costs a call, so it waits until there is nothing left, when the caller may be about to
+        // sleep; it is repeated now and then because the kernel may signal after its answer was taken.
+        if self.empty_reaps.is_multiple_of(QUIET_EVERY) {
+            // Nothing to read is as good as reading it.
+            let _ = self.event.read();
+            // What came before the quieting will not be signalled again.
+            self.take(&mut each);
+        }
+        self.empty_reaps = self.empty_reaps.wrapping_add(1);
+    }
+
+    fn take(&mut self, each: &mut impl FnMut(u32, i32)) -> usize {
         self.run_deferred();
         let mut answers = 0;
         for entry in self.uring.completion() {
@@ -238,6 +261,7 @@ impl Ring {
             each(entry.user_data() as u32, entry.result());
         }
         self.in_kernel -= answers.min(self.in_kernel);
+        answers
     }
 
     /// Has the kernel post what it has put off, if there is any; costs no call otherwise.

@@ -300,39 +300,36 @@ impl MemberSet {
             if let Some(transfer) = self.transfers.remove(key) {
                 let member = transfer.member;
                 self.run_inline(transfer);
-                self.leave_ring(member);
+                if let Some(slot) = self.slots.get_mut(member) {
+                    slot.in_ring = slot.in_ring.saturating_sub(1);
+                }
+                self.close_if_unused(member);
             }
         }
-    }
-
-    fn leave_ring(&mut self, member: usize) {
-        if let Some(slot) = self.slots.get_mut(member) {
-            slot.in_ring = slot.in_ring.saturating_sub(1);
-        }
-        self.close_if_unused(member);
     }
 
     /// Takes what the ring has answered.
     fn take_answers(&mut self) {
         let Some(ring) = &mut self.ring else { return };
-        if ring.pending() == 0 {
-            return;
-        }
-        let mut again = Vec::new();
-        let mut left = Vec::new();
+        let (mut again, mut detached) = (Vec::new(), Vec::new());
         ring.reap(|key, result| {
             let Some(transfer) = self.transfers.get_mut(key) else { return };
+            let member = transfer.member;
             match transfer.answer(result) {
                 Next::Again => again.push(key),
                 Next::Done(result) => {
                     self.done.push(transfer.ends(result));
-                    left.push(transfer.member);
                     self.transfers.remove(key);
+                    let Some(slot) = self.slots.get_mut(member) else { return };
+                    slot.in_ring = slot.in_ring.saturating_sub(1);
+                    if slot.detached {
+                        detached.push(member);
+                    }
                 }
             }
         });
-        for member in left {
-            self.leave_ring(member);
+        for member in detached {
+            self.close_if_unused(member);
         }
         if !again.is_empty() {
             self.backlog.extend(again);
@@ -433,6 +430,11 @@ impl Drop for MemberSet {
             // The kernel may still be using this memory and will not say when it has done. Losing it is
             // the only safe thing left.
             std::mem::forget(std::mem::replace(&mut self.transfers, Slab::new()));
+        }
+        // A ring lets its registered files go some time after it was closed. The claims on the members
+        // shall be gone when this returns, so that the next one to want them can have them.
+        for member in 0..self.slots.len() {
+            self.detach(member);
         }
     }
 }

@@ -320,3 +320,64 @@ impl Transfer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Arena, ArenaOptions};
+
+    const LIMITS: Limits = Limits { size: 1 << 20, align: 512, read_only: false };
+
+    fn read(at: u64, len: usize, memory_at: usize) -> Transfer {
+        let arena = Arena::new(1, ArenaOptions::default()).unwrap();
+        let op = IoOp::Read(arena.view(memory_at, len).unwrap());
+        Transfer::new(Io { token: 1, member: 0, op, offset: at }, LIMITS).unwrap()
+    }
+
+    #[test]
+    fn a_short_transfer_goes_on_where_it_stopped() {
+        let mut transfer = read(4096, 4096, 0);
+        let first = transfer.call();
+        assert_eq!((first.offset, first.len), (4096, 4096));
+        assert_eq!(transfer.answer(1024), Next::Again);
+        let second = transfer.call();
+        assert_eq!((second.offset, second.len), (5120, 3072));
+        assert_eq!(second.ptr as usize - first.ptr as usize, 1024);
+        assert_eq!(transfer.answer(3072), Next::Done(Ok(())));
+    }
+
+    #[test]
+    fn the_end_of_the_file_is_an_error() {
+        let mut transfer = read(0, 4096, 0);
+        assert_eq!(transfer.answer(512), Next::Again);
+        assert_eq!(transfer.answer(0), Next::Done(Err(IoError::of_errno(libc::ENODATA))));
+    }
+
+    #[test]
+    fn an_interruption_is_repeated_and_a_shortage_not_for_ever() {
+        let mut transfer = read(0, 4096, 0);
+        for _ in 0..RETRIES_MAX {
+            assert_eq!(transfer.answer(-libc::EINTR), Next::Again);
+        }
+        let mut transfer = read(0, 4096, 0);
+        for _ in 0..RETRIES_MAX {
+            assert_eq!(transfer.answer(-libc::EAGAIN), Next::Again);
+        }
+        assert_eq!(transfer.answer(-libc::EAGAIN), Next::Done(Err(IoError::of_errno(libc::EAGAIN))));
+    }
+
+    #[test]
+    fn what_is_not_aligned_is_widened_to_what_is() {
+        for (at, len, memory_at, base, span) in [
+            (512, 512, 0, 512, 512),
+            (512, 512, 8, 512, 512),
+            (513, 1, 0, 512, 512),
+            (511, 2, 0, 0, 1024),
+            ((1 << 20) - 1, 1, 0, (1 << 20) - 512, 512),
+        ] {
+            let call = read(at, len, memory_at).call();
+            assert_eq!((call.offset, call.len), (base, span), "{len} at {at}");
+            assert_eq!(call.ptr as usize % 512, 0);
+        }
+    }
+}
