@@ -151,7 +151,8 @@ fn two_writes_that_overlap_lose_nothing_outside_the_overlap() {
     let dir = Dir::new("overlap");
     for mut case in every_implementation(&dir, SIZE) {
         let (a, b) = (case.pool.try_alloc(8192).unwrap(), case.pool.try_alloc(1000).unwrap());
-        (a.fill(1), b.fill(2));
+        a.fill(1);
+        b.fill(2);
         for round in 0..50 {
             let offset = round * 16384;
             case.io.submit(Io { token: 1, member: 0, op: IoOp::Write(a.io()), offset });
