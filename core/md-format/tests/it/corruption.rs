@@ -114,3 +114,28 @@ fn each_check_has_its_own_error() {
     assert_eq!(newer.logical_block_size(), Some(512));
     assert_eq!(newer.encode()[224..228], [0, 2, 0, 0]);
 }
+
+#[test]
+fn areas_that_overlap_are_caught_in_every_version() {
+    let mut long = array(Level::Raid5, 3).remove(0);
+    long.set_role(1919, DevRole::Spare).expect("room before the data");
+    let with_data_at = |sector: u64| {
+        Superblock::parse(&patched(&long.encode(), &[(128, &sector.to_le_bytes())]), V2, DEVICE)
+    };
+    assert!(matches!(with_data_at(15), Err(SuperblockError::Overlap { .. })));
+    assert_eq!(with_data_at(16).expect("just behind it").data_offset(), 16);
+
+    let golden = &crate::common::case("r5_n3_ls_c64k_meta10")[0];
+    let (at, sectors) = (golden.location(), golden.number("device_sectors"));
+    let parse = |field: usize, value: u64| {
+        Superblock::parse(&patched(&golden.bytes, &[(field, &value.to_le_bytes())]), at, sectors)
+    };
+    let size = golden.number("size_sectors");
+    assert!(parse(128, at.sector - size).is_ok());
+    assert!(matches!(parse(128, at.sector - size + 1), Err(SuperblockError::Overlap { .. })));
+    assert!(parse(136, at.sector).is_ok());
+    let needed = at.sector + 1;
+    assert!(
+        matches!(parse(136, needed), Err(SuperblockError::DeviceTooSmall { needed: n, .. }) if n == needed)
+    );
+}

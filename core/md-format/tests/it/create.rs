@@ -1,6 +1,6 @@
 //! New superblocks: where things lie, what is refused, and how a device joins.
 
-use crate::common::{DEVICE, array, case, devices};
+use crate::common::{DEVICE, altered, array, case, devices};
 use md_format::*;
 
 const MIB: u64 = 2048;
@@ -158,6 +158,9 @@ fn a_device_joins_as_a_spare_with_the_arrays_fields() {
     let needed = all[0].data_offset() + all[0].size_sectors();
     let small = spare_superblock(&all[0], needed - 1, Uuid([42; 16]), 4, 99);
     assert_eq!(small, Err(SpareError::TooSmall { device_sectors: needed - 1, needed }));
+    let marked = altered(&all[0], &[(8, &[8 | 16 | 2]), (184, &[1])]).expect("sound");
+    let spare = spare_superblock(&marked, DEVICE, Uuid([42; 16]), 4, 99).expect("large enough");
+    assert_eq!((spare.features(), spare.encode()[184]), (Features::NONE, 0));
     let taken = spare_superblock(&all[0], DEVICE, Uuid([42; 16]), 2, 99);
     assert_eq!(taken, Err(SpareError::DevNumber(2)));
     let beyond = spare_superblock(&all[0], DEVICE, Uuid([42; 16]), 1920, 99);
@@ -190,6 +193,17 @@ fn the_role_table_grows_by_sectors() {
     assert_eq!((superblock.max_dev(), superblock.encode().len()), (1920, READ_BYTES));
     assert_eq!(superblock.role_of(128), DevRole::Active(2));
     assert_eq!(superblock.set_role(1920, DevRole::Spare), Err(RoleTableFull { dev_number: 1920 }));
+    let mut tight = altered(&array(Level::Raid5, 3)[0], &[(128, &[9, 0])]).expect("data right behind it");
+    assert_eq!(tight.set_role(128, DevRole::Spare), Err(RoleTableFull { dev_number: 128 }));
+}
+
+#[test]
+fn only_whole_chunks_count() {
+    let whole = array(Level::Raid6, 5).remove(0);
+    let size = whole.size_sectors() - 1;
+    let less = altered(&whole, &[(80, &size.to_le_bytes())]).expect("md allows this");
+    assert_eq!(less.array_sectors(), 3 * (whole.size_sectors() - 128));
+    assert_eq!(whole.array_sectors(), 3 * whole.size_sectors());
 }
 
 #[test]

@@ -126,7 +126,8 @@ fn event_rows() -> Vec<Row> {
     let at = |member: usize, events: u64| {
         edited(raid5(), move |n, one| {
             if n == member {
-                one.set_events(events)
+                one.set_events(events);
+                one.set_utime(5);
             }
         })
     };
@@ -324,7 +325,19 @@ fn duplicate_rows() -> Vec<Row> {
     let mut older = raid5()[2].clone();
     older.set_events(19);
     copy.insert(0, found("old-copy", older));
+    let mut behind = raid5();
+    behind[1].set_events(19);
+    let mut pretender = spare_superblock(&behind[0], DEVICE, Uuid([77; 16]), 4, 5).expect("large enough");
+    pretender = altered(&pretender, &[(160, &[1]), (258, &[0xff, 0xff])]).expect("sound");
+    let mut pretends = devices(&behind);
+    pretends.insert(0, found("pretender", pretender));
     vec![
+        row(
+            "a spare claims the number of a member that is one event behind",
+            pretends,
+            false,
+            start("d0 d1 d2 d3", &[("pretender", "claims the same member number 1 as d1")]),
+        ),
         row(
             "two claim one role, the newer wins",
             twin_role(19),
@@ -381,6 +394,12 @@ fn dirty_rows() -> Vec<Row> {
             without(dirty(raid4()), "d3"),
             false,
             Want::Refused(&["role 3 is missing"]),
+        ),
+        row(
+            "as many events, one of them dirty",
+            edited(raid5(), |n, one| one.set_resync_offset(if n == 2 { 0 } else { CLEAN })),
+            false,
+            resync("d0 d1 d2 d3"),
         ),
         row(
             "an E-1 member is clean, the newest dirty",
@@ -470,6 +489,15 @@ fn feature_rows() -> Vec<Row> {
             rows.push(row(name, with_bytes(&[(8, &bit.to_le_bytes())], true), force, Want::Refused(words)));
         }
     }
+    let mut journal = devices(&raid5());
+    let role = [(160, &[4_u8][..]), (264, &[0xfd, 0xff]), (136, &[10, 0, 0, 0])];
+    journal.push(found("log", altered(&raid5()[0], &role).expect("sound")));
+    rows.push(row(
+        "a journal without the bit",
+        journal,
+        false,
+        Want::Refused(&["log has a feature", "journal"]),
+    ));
     let on_one = with_bytes(&[(8, &[8])], false);
     rows.push(row("bad blocks on one member", on_one, false, Want::Refused(&["d1 has a feature"])));
     rows
@@ -561,6 +589,7 @@ fn check_start(row: &Row, assembly: &Assembly) {
         assert_eq!(one.superblock.role(), DevRole::Active(one.role.expect("no spares here")), "{}", row.name);
         assert_eq!(one.superblock.events(), assembly.superblock.events(), "{}", row.name);
         assert_eq!(one.superblock.resync_offset(), assembly.resync_offset, "{}", row.name);
+        assert_eq!(one.superblock.utime(), assembly.superblock.utime(), "{}", row.name);
     }
 }
 
@@ -621,6 +650,15 @@ fn spares_are_taken_whatever_their_events() {
     assert_eq!(last.superblock.events(), 20);
     let alone = assemble(&found[..1], AssembleOptions::default()).expect_err("spares alone are no array");
     assert!(matches!(alone, AssembleError::TooFewMembers { .. }), "{alone}");
+}
+
+#[test]
+fn a_rebuild_that_says_more_than_there_is_ends_with_the_member() {
+    let mut all = raid5();
+    all[3].set_recovery_offset(Some(u64::MAX));
+    let assembly = assemble(&devices(&all), AssembleOptions::default()).expect("nothing is missing");
+    let recovery_offset = all[3].size_sectors();
+    assert_eq!(assembly.members[3].state, MemberState::Rebuilding { recovery_offset });
 }
 
 #[test]
