@@ -117,7 +117,7 @@ pub mod opt {
     pub const EXTENDED_HEADERS: u32 = 11;
 }
 
-/// Types of option replies (u32). With [`ERR_BIT`] set the data is a text for people.
+/// Types of option replies (u32). With [`rep::ERR_BIT`] set the data is a text for people.
 pub mod rep {
     /// The option succeeded and this is its last reply; no data.
     pub const ACK: u32 = 1;
@@ -203,7 +203,7 @@ pub mod chunk_flag {
     pub const DONE: u16 = 1 << 0;
 }
 
-/// Types of structured reply chunks (u16). With [`ERR_BIT`] set it is an error.
+/// Types of structured reply chunks (u16). With [`chunk::ERR_BIT`] set it is an error.
 pub mod chunk {
     /// Nothing more to say; no payload, always the last one.
     pub const NONE: u16 = 0;

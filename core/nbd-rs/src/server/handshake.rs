@@ -223,7 +223,6 @@ fn misbehaved(what: ClientMisbehaved) -> State {
     State::Finished(Outcome::Close(Close::Misbehaved(what)))
 }
 
-/// A shorthand for outcomes of the whole negotiation in tests and logs.
 impl Outcome {
     /// The agreement, if the handshake led to a transmission.
     pub fn negotiated(&self) -> Option<&Negotiated> {

@@ -409,6 +409,11 @@ fn random_header(rng: &mut Rng, size: u64) -> RequestHeader {
     let offset = if rng.below(8) == 0 { rng.next() } else { near(rng, anchor) };
     let anchor = rng.pick(&[0u64, 0, 4096, 64 << 20, u64::from(u32::MAX)]);
     let len = near(rng, anchor) as u32;
+    // Half of the ranges are good ones, so that the rules about everything else are reached too.
+    let (offset, len) = match rng.below(2) {
+        0 => (offset, len),
+        _ => (rng.below(size / 4096) * 4096, rng.pick(&[0, 4096, 4096, 4096])),
+    };
     let flags = if rng.below(2) == 0 { 0 } else { rng.pick(&[1, 2, 4, 8, 16, 32, 3, 5, 9, 0x8000]) };
     header(rng.below(10) as u16, flags, offset, len)
 }
