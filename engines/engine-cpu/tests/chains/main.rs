@@ -1,0 +1,14 @@
+//! Chains through every kind of engine, against a model that interprets the definitions byte by byte.
+//!
+//! Random chains come from fixed seeds. `ASYNC_TX_CASES=N` multiplies their number by `N`.
+
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod late;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod same_bytes;
+#[cfg(test)]
+mod world;

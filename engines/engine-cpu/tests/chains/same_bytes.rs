@@ -1,0 +1,173 @@
+//! Whoever computes, and whether the caller waits or polls, the bytes and the verdict are the model's.
+
+use async_tx::*;
+use engine_cpu::CpuBackend;
+use raid6_simd::{Kernel, Kernels, Selection};
+
+use crate::late::{Habits, Late};
+use crate::model::interpret;
+use crate::world::{Rng, World, cases};
+
+const SEED: u64 = 0xc4a1_0001;
+
+fn cpu(selection: Selection) -> Engine {
+    Engine::new(Box::new(CpuBackend::new(Kernels::select(selection).unwrap())))
+}
+
+fn late(rng: &mut Rng, habits: Habits) -> Engine {
+    cpu(Selection::Auto).with_backend(Box::new(Late::new(habits, Rng(rng.next()))))
+}
+
+/// Random chains, each by `run` and by `submit` and `poll`, on engines that `make` gives.
+fn compare(default_cases: usize, mut make: impl FnMut(&mut Rng) -> Engine) -> Vec<EngineStats> {
+    let mut stats = Vec::new();
+    let mut rng = Rng(SEED);
+    for case in 0..cases(default_cases) {
+        let what = format!("case {case}, seed {:#x}", rng.0);
+        let world = World::random(&mut rng);
+        let chain = world.random_chain(&mut rng);
+        let before = world.snapshot();
+        let mut expected = before.clone();
+        let verdict = interpret(&world, &chain, &mut expected);
+
+        let mut engine = make(&mut rng);
+        assert_eq!(engine.run(chain.clone()), Ok(verdict), "{what}: run, {chain:?}");
+        assert!(world.snapshot() == expected, "{what}: bytes after run differ, {chain:?}");
+
+        world.restore(&before);
+        engine.submit(chain.clone(), 42);
+        let mut done = Vec::new();
+        while done.is_empty() {
+            engine.poll(&mut done);
+        }
+        assert_eq!(done, [ChainDone { tag: 42, result: Ok(verdict) }], "{what}: poll, {chain:?}");
+        assert!(world.snapshot() == expected, "{what}: bytes after poll differ, {chain:?}");
+        assert_eq!((engine.in_flight(), engine.wants_poll()), (0, false), "{what}");
+        stats.push(engine.stats());
+        drop(engine);
+    }
+    stats
+}
+
+#[test]
+fn on_the_cpu_with_every_kernel() {
+    for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available()) {
+        compare(100, |_| cpu(Selection::Only(kernel)));
+    }
+}
+
+#[test]
+fn on_the_cpu_with_kernels_taking_turns() {
+    compare(300, |_| cpu(Selection::Cycle));
+}
+
+#[test]
+fn on_the_cpu_as_one_backend_among_others() {
+    let stats = compare(200, |_| cpu(Selection::Auto).with_backend(Box::new(CpuBackend::auto())));
+    assert!(stats.iter().all(|s| s.cpu_retries == 0 && s.stray_completions == 0));
+}
+
+#[test]
+fn on_a_backend_that_is_late_and_out_of_order() {
+    let stats = compare(400, |rng| {
+        let queue = 1 + rng.below(9);
+        late(rng, Habits { queue, ..Habits::GOOD })
+    });
+    assert!(stats.iter().any(|s| s.backends[0].queue_full > 0), "no queue was ever full");
+    for stats in stats {
+        let late = &stats.backends[0];
+        assert_eq!((late.submitted, late.failed, late.quarantined), (late.completed, 0, false));
+    }
+}
+
+#[test]
+fn on_a_backend_that_only_copies_and_fills() {
+    let caps = Caps::NONE.with(OpKind::Copy).with(OpKind::Fill);
+    let stats = compare(200, |rng| late(rng, Habits { caps, ..Habits::GOOD }));
+    assert!(stats.iter().any(|s| s.backends[0].completed > 0 && s.cpu_ops > 0), "no chain crossed over");
+}
+
+#[test]
+fn on_a_backend_whose_limits_make_operations_be_cut() {
+    let stats = compare(400, |rng| {
+        let align = [1, 1, 64][rng.below(3)];
+        let limits = Limits {
+            sources_max: 1 + rng.below(4),
+            len_min: rng.below(100),
+            len_max: align * (1 + rng.below(200 / align)),
+            align,
+            keeps_on_fault: rng.chance(2),
+        };
+        late(rng, Habits { limits, ..Habits::GOOD })
+    });
+    assert!(stats.iter().any(|s| s.backends[0].submitted > 50), "nothing was cut");
+}
+
+#[test]
+fn on_a_backend_that_fails() {
+    let stats = compare(500, |rng| {
+        let limits = Limits {
+            sources_max: [255, 2][rng.below(2)],
+            len_max: [usize::MAX, 90][rng.below(2)],
+            keeps_on_fault: rng.chance(2),
+            ..Limits::NONE
+        };
+        let fails_one_in = 1 + rng.below(8);
+        late(rng, Habits { limits, fails_one_in, ..Habits::GOOD })
+    });
+    let failed: Vec<_> = stats.iter().filter(|s| s.backends[0].failed > 0).collect();
+    assert!(failed.len() > 100, "only {} engines saw a fault", failed.len());
+    assert!(failed.iter().all(|s| s.backends[0].quarantined && s.cpu_retries > 0));
+}
+
+#[test]
+fn on_a_backend_that_reports_too_much() {
+    let stats = compare(200, |rng| late(rng, Habits { babbles: true, ..Habits::GOOD }));
+    assert!(stats.iter().any(|s| s.stray_completions > 0));
+}
+
+#[test]
+fn on_several_backends_of_which_some_fail() {
+    compare(300, |rng| {
+        let copies = Caps::NONE.with(OpKind::Copy).with(OpKind::Xor).with(OpKind::Pq);
+        let first = Habits { caps: copies, fails_one_in: 5, ..Habits::GOOD };
+        let second = Habits { queue: 3, fails_one_in: 20, babbles: true, ..Habits::GOOD };
+        late(rng, first).with_backend(Box::new(Late::new(second, Rng(rng.next()))))
+    });
+}
+
+#[test]
+fn with_many_chains_in_flight() {
+    let mut rng = Rng(SEED);
+    for case in 0..cases(30) {
+        let what = format!("case {case}, seed {:#x}", rng.0);
+        let habits = Habits { queue: 12, fails_one_in: [0, 60][rng.below(2)], ..Habits::GOOD };
+        let mut engine = late(&mut rng, habits);
+        let mut worlds = Vec::new();
+        let mut done = Vec::new();
+        for tag in 0..12 {
+            let world = World::random(&mut rng);
+            let chain = world.random_chain(&mut rng);
+            let mut expected = world.snapshot();
+            let verdict = interpret(&world, &chain, &mut expected);
+            if tag % 5 == 4 {
+                // A caller may wait for one chain while others are in flight.
+                assert_eq!(engine.run(chain), Ok(verdict), "{what}: tag {tag}");
+                done.push(ChainDone { tag, result: Ok(verdict) });
+            } else {
+                engine.submit(chain, tag);
+            }
+            worlds.push((world, expected, verdict));
+        }
+        while engine.wants_poll() {
+            engine.poll(&mut done);
+        }
+        done.sort_by_key(|done| done.tag);
+        assert_eq!(done.len(), worlds.len(), "{what}");
+        for (tag, (done, (world, expected, verdict))) in done.iter().zip(&worlds).enumerate() {
+            assert_eq!(*done, ChainDone { tag: tag as u64, result: Ok(*verdict) }, "{what}");
+            assert!(world.snapshot() == *expected, "{what}: bytes of tag {tag} differ");
+        }
+        drop(engine);
+    }
+}
