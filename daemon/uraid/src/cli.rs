@@ -1,0 +1,241 @@
+//! The words of the command line. What they mean is in the module of each command.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use uraid_config::{Address, RUN_DIR, Size, VolumeName};
+
+/// Userspace software RAID 4/5/6: on disk it is Linux md, to clients it is NBD.
+#[derive(Parser, Debug)]
+#[command(name = "uraid", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What uraid can be asked to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Make a new array out of files and block devices.
+    Create(CreateArgs),
+    /// Serve an array over NBD, in the foreground, until SIGTERM or `uraid stop`.
+    Serve(ServeArgs),
+    /// Show the state of a running array.
+    Status(StatusArgs),
+    /// Show what the superblocks of members say.
+    Examine(ExamineArgs),
+    /// Declare a member of a running array failed.
+    Fail(FailArgs),
+    /// Add a device to a running array; a rebuild starts if a member is missing.
+    Add(AddArgs),
+    /// Stop a running array cleanly.
+    Stop(StopArgs),
+    /// Check a configuration file.
+    CheckConfig(CheckConfigArgs),
+}
+
+/// RAID levels.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LevelArg {
+    /// Parity on the last member.
+    #[value(name = "4", alias = "raid4")]
+    Raid4,
+    /// Parity rotates; one member may be lost.
+    #[value(name = "5", alias = "raid5")]
+    Raid5,
+    /// Two parities rotate; two members may be lost.
+    #[value(name = "6", alias = "raid6")]
+    Raid6,
+}
+
+/// `uraid create`
+#[derive(Args, Debug)]
+pub struct CreateArgs {
+    /// RAID level.
+    #[arg(long, value_name = "LEVEL")]
+    pub level: LevelArg,
+    /// Bytes of consecutive data on one member: a power of two, 4K to 16M.
+    #[arg(long, default_value = "64K")]
+    pub chunk: Size,
+    /// Name of the array: at most 32 letters, digits and . _ - + :
+    #[arg(long)]
+    pub name: VolumeName,
+    /// Order of data and parity over the members [default: left-symmetric].
+    #[arg(long)]
+    pub layout: Option<String>,
+    /// Size of each member file that does not exist yet.
+    #[arg(long)]
+    pub size: Option<Size>,
+    /// Say that parity already matches the data, so that no resync runs. If that is wrong, a lost
+    /// member means lost data.
+    #[arg(long)]
+    pub assume_clean: bool,
+    /// Overwrite members that hold a file system, a partition table, another array or other data.
+    #[arg(long)]
+    pub force: bool,
+    /// Members in the order of their roles. One that does not exist is made, as a sparse file of --size.
+    #[arg(required = true, value_name = "MEMBER")]
+    pub members: Vec<PathBuf>,
+}
+
+/// `uraid serve`
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Where clients connect: unix:/PATH or tcp:IP:PORT; may be repeated
+    /// [default: unix:/run/uraid/NAME.sock].
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Vec<Address>,
+    /// Allow addresses that other machines can reach; nothing is encrypted.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Socket for status, fail, add and stop [default: /run/uraid/NAME.control].
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+    /// Refuse members of an array of another name.
+    #[arg(long)]
+    pub name: Option<VolumeName>,
+    /// Never write to a member.
+    #[arg(long)]
+    pub read_only: bool,
+    /// Start an array that is both dirty and degraded, at the risk of wrong data.
+    #[arg(long)]
+    pub force: bool,
+    /// One file ending in .toml, or the members in any order.
+    #[arg(required = true, value_name = "CONFIG.toml | MEMBER")]
+    pub operands: Vec<PathBuf>,
+}
+
+/// Which daemon to talk to.
+#[derive(Args, Debug)]
+pub struct TargetArgs {
+    /// The control socket of the daemon.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+}
+
+/// `uraid status`
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// The daemon.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Print JSON (see docs/json.md).
+    #[arg(long)]
+    pub json: bool,
+    /// Name of the array; without name and --control, the only one that runs here.
+    pub name: Option<VolumeName>,
+}
+
+/// `uraid examine`
+#[derive(Args, Debug)]
+pub struct ExamineArgs {
+    /// Print JSON (see docs/json.md).
+    #[arg(long)]
+    pub json: bool,
+    /// Files or block devices.
+    #[arg(required = true, value_name = "MEMBER")]
+    pub members: Vec<PathBuf>,
+}
+
+/// `uraid fail`
+#[derive(Args, Debug)]
+#[command(override_usage = "uraid fail [--control PATH] [NAME] MEMBER")]
+pub struct FailArgs {
+    /// The daemon.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Name of the array (may be left out), then the member's path as `uraid status` shows it.
+    #[arg(required = true, num_args = 1..=2, value_name = "[NAME] MEMBER")]
+    pub operands: Vec<PathBuf>,
+}
+
+/// `uraid add`
+#[derive(Args, Debug)]
+#[command(override_usage = "uraid add [--control PATH] [--force] [NAME] MEMBER")]
+pub struct AddArgs {
+    /// The daemon.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Take the device although it holds a file system, a partition table, another array or other data.
+    #[arg(long)]
+    pub force: bool,
+    /// Name of the array (may be left out), then the file or block device to add.
+    #[arg(required = true, num_args = 1..=2, value_name = "[NAME] MEMBER")]
+    pub operands: Vec<PathBuf>,
+}
+
+/// `uraid stop`
+#[derive(Args, Debug)]
+pub struct StopArgs {
+    /// The daemon.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Name of the array; without name and --control, the only one that runs here.
+    pub name: Option<VolumeName>,
+}
+
+/// `uraid check-config`
+#[derive(Args, Debug)]
+pub struct CheckConfigArgs {
+    /// The file.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// The control socket of the array of this name.
+pub fn control_socket_of(name: &VolumeName) -> PathBuf {
+    Path::new(RUN_DIR).join(format!("{name}.control"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_words_that_others_build_on_are_understood() {
+        for line in [
+            "uraid create --level 6 --chunk 64K --name v --layout left-symmetric --size 1G --assume-clean --force a b c d",
+            "uraid create --level raid5 --name v a b c",
+            "uraid serve v.toml",
+            "uraid serve --listen unix:/s --listen tcp:127.0.0.1:10809 --control /c a b c",
+            "uraid status --json",
+            "uraid status --control /c",
+            "uraid status v",
+            "uraid examine --json a b",
+            "uraid fail --control /c a",
+            "uraid fail v a",
+            "uraid add v a --force",
+            "uraid stop v",
+            "uraid check-config v.toml",
+        ] {
+            if let Err(error) = Cli::try_parse_from(line.split(' ')) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn nonsense_is_a_usage_error() {
+        for line in [
+            "uraid",
+            "uraid create --level 5 --name v",
+            "uraid create --level 1 --name v a b",
+            "uraid create --level 5 --name a/b a b c",
+            "uraid create --level 5 --name v --chunk 64KB a b c",
+            "uraid serve",
+            "uraid serve --listen ftp:x a",
+            "uraid fail",
+            "uraid fail a b c",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code());
+            assert_eq!(error, Some(2), "{line}");
+        }
+    }
+}

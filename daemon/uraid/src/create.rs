@@ -1,0 +1,309 @@
+//! `uraid create`: makes an array out of members that hold nothing.
+//!
+//! Order: all members are claimed and checked, the superblocks are planned, then everything is written,
+//! synced and read back. What goes wrong before the writing leaves no trace, what goes wrong while
+//! writing is taken back by the [`Journal`].
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use md_format::{CreateError, CreateParams, Layout, Level, SECTOR, Superblock, Uuid, plan_create};
+use uraid_config::Size;
+
+use crate::cli::{CreateArgs, LevelArg};
+use crate::device::{Device, DeviceKind, identity_of};
+use crate::failure::Failure;
+use crate::human;
+use crate::journal::Journal;
+use crate::probe::{self, Finding};
+use crate::scan;
+
+/// A member as it is before anything is written.
+enum Candidate {
+    /// It exists and is claimed.
+    Existing {
+        /// The device.
+        device: Device,
+        /// What speaks against overwriting it.
+        findings: Vec<Finding>,
+        /// Whether all its bytes are known to be zero.
+        zero: bool,
+    },
+    /// It will be made.
+    New {
+        /// Where.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+/// Makes the array that `args` describe.
+///
+/// # Errors
+/// A wrong question (no array can be like that), a member that cannot be used, or a write that failed.
+/// In all cases the members are as they were.
+pub fn run(args: &CreateArgs) -> Result<(), Failure> {
+    let (level, layout) = level_and_layout(args)?;
+    check_shape(args, level)?;
+    let members = inspect_all(args)?;
+    let clean = args.assume_clean || members.iter().all(Candidate::is_zero);
+    let plan = plan(args, level, layout, &members, clean)?;
+    if !args.force {
+        refuse_valuable(&members)?;
+    }
+    let zero = members.iter().all(Candidate::is_zero);
+    let made: Vec<bool> = members.iter().map(|member| matches!(member, Candidate::New { .. })).collect();
+    write_all(members, &plan)?;
+    summary(args, &plan, &made, zero);
+    Ok(())
+}
+
+impl Candidate {
+    fn path(&self) -> &Path {
+        match self {
+            Candidate::Existing { device, .. } => device.path(),
+            Candidate::New { path, .. } => path,
+        }
+    }
+
+    fn sectors(&self) -> u64 {
+        match self {
+            Candidate::Existing { device, .. } => device.sectors(),
+            Candidate::New { bytes, .. } => bytes / SECTOR,
+        }
+    }
+
+    fn is_zero(&self) -> bool {
+        match self {
+            Candidate::Existing { zero, .. } => *zero,
+            Candidate::New { .. } => true,
+        }
+    }
+}
+
+fn level_and_layout(args: &CreateArgs) -> Result<(Level, Layout), Failure> {
+    let level = match args.level {
+        LevelArg::Raid4 => Level::Raid4,
+        LevelArg::Raid5 => Level::Raid5,
+        LevelArg::Raid6 => Level::Raid6,
+    };
+    let Some(name) = &args.layout else { return Ok((level, Layout::default_for(level))) };
+    let layout = Layout::from_name(level, name).ok_or_else(|| {
+        let names = Layout::all(level).iter().map(|layout| layout.name()).collect::<Vec<_>>().join(", ");
+        Failure::Usage(format!("{level} has no layout {name:?}; it has: {names}"))
+    })?;
+    Ok((level, layout))
+}
+
+/// What is wrong whatever the members are; found before any of them is touched.
+fn check_shape(args: &CreateArgs, level: Level) -> Result<(), Failure> {
+    let (min, max, got) = (level.min_members(), level.max_members(), args.members.len());
+    if got < usize::from(min) || got > usize::from(max) {
+        return Err(Failure::Usage(format!("{level} needs {min} to {max} members, {got} were named")));
+    }
+    if args.size.is_some_and(|size| !size.bytes().is_multiple_of(SECTOR)) {
+        return Err(Failure::Usage("--size must be a multiple of 512 bytes".to_owned()));
+    }
+    Ok(())
+}
+
+/// Looks at every member; all that is wrong is told at once.
+fn inspect_all(args: &CreateArgs) -> Result<Vec<Candidate>, Failure> {
+    let mut members = Vec::new();
+    let mut problems = Vec::new();
+    let mut seen: Vec<(&Path, Option<(u64, u64)>)> = Vec::new();
+    for path in &args.members {
+        let identity = identity_of(path);
+        let same = seen.iter().find(|(other, known)| *other == path || known.is_some() && *known == identity);
+        let inspected = match same {
+            Some((other, _)) if *other == path => Err("it is named twice".to_owned()),
+            Some((other, _)) => Err(format!("it is the same device as {}", other.display())),
+            None => inspect(path, args.size),
+        };
+        seen.push((path, identity));
+        match inspected {
+            Ok(member) => members.push(member),
+            Err(why) => problems.push(format!("\n  {}: {why}", path.display())),
+        }
+    }
+    if problems.is_empty() {
+        return Ok(members);
+    }
+    Err(Failure::operating(format!("nothing was changed, because of:{}", problems.concat())))
+}
+
+fn inspect(path: &Path, size: Option<Size>) -> Result<Candidate, String> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => inspect_new(path, size),
+        _ => inspect_existing(path),
+    }
+}
+
+fn inspect_new(path: &Path, size: Option<Size>) -> Result<Candidate, String> {
+    let size = size.ok_or("it does not exist; give --size to have it made as a sparse file")?;
+    let absolute = std::path::absolute(path).map_err(|error| error.to_string())?;
+    let parent = absolute.parent().ok_or("it has no directory")?;
+    if !parent.is_dir() {
+        return Err(format!("the directory {} does not exist", parent.display()));
+    }
+    // A mistyped device must not become a file that fills the memory.
+    if parent.starts_with("/dev") && !parent.starts_with("/dev/shm") {
+        return Err("there is no such device".to_owned());
+    }
+    Ok(Candidate::New { path: path.into(), bytes: size.bytes() })
+}
+
+fn inspect_existing(path: &Path) -> Result<Candidate, String> {
+    let device = Device::claim(path).map_err(|error| error.to_string())?;
+    let findings = probe::findings(&device).map_err(|error| error.to_string())?;
+    let zero = device.kind() == DeviceKind::File && findings.is_empty();
+    Ok(Candidate::Existing { device, findings, zero })
+}
+
+fn refuse_valuable(members: &[Candidate]) -> Result<(), Failure> {
+    let held: Vec<(PathBuf, Vec<Finding>)> = members
+        .iter()
+        .filter_map(|member| match member {
+            Candidate::Existing { device, findings, .. } if !findings.is_empty() => {
+                Some((device.path().into(), findings.clone()))
+            }
+            _ => None,
+        })
+        .collect();
+    if held.is_empty() { Ok(()) } else { Err(Failure::operating(probe::refusal(&held))) }
+}
+
+fn plan(
+    args: &CreateArgs,
+    level: Level,
+    layout: Layout,
+    members: &[Candidate],
+    clean: bool,
+) -> Result<Vec<Superblock>, Failure> {
+    let chunk_sectors =
+        u32::try_from(args.chunk.bytes() / SECTOR).ok().filter(|_| args.chunk.bytes().is_multiple_of(SECTOR));
+    let chunk_sectors = chunk_sectors.ok_or_else(|| {
+        Failure::Usage(format!(
+            "a chunk of {} is not possible: take a power of two from 4K to 16M",
+            args.chunk
+        ))
+    })?;
+    let sizes: Vec<u64> = members.iter().map(Candidate::sectors).collect();
+    let device_uuids: Vec<Uuid> = members.iter().map(|_| random_uuid()).collect();
+    let params = CreateParams {
+        level,
+        layout,
+        chunk_sectors,
+        name: args.name.as_str(),
+        members: &sizes,
+        size_sectors: None,
+        set_uuid: random_uuid(),
+        device_uuids: &device_uuids,
+        now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        clean,
+    };
+    plan_create(&params).map_err(|error| match error {
+        CreateError::MemberTooSmall { index, device_sectors, needed } => Failure::operating(format!(
+            "{} is too small: it has {}, at least {} are needed; nothing was changed",
+            members.get(index).map(Candidate::path).unwrap_or(Path::new("a member")).display(),
+            human::bytes(device_sectors.saturating_mul(SECTOR)),
+            human::bytes(needed.saturating_mul(SECTOR)),
+        )),
+        CreateError::TooLarge => Failure::operating(error),
+        other => Failure::Usage(other.to_string()),
+    })
+}
+
+fn random_uuid() -> Uuid {
+    Uuid(*uuid::Uuid::new_v4().as_bytes())
+}
+
+/// Makes the missing files, removes old signatures, and writes the superblocks.
+fn write_all(members: Vec<Candidate>, plan: &[Superblock]) -> Result<(), Failure> {
+    let mut journal = Journal::new();
+    for member in members {
+        match member {
+            Candidate::Existing { device, .. } => journal.push(device),
+            Candidate::New { path, bytes } => {
+                let made = Device::create_sparse(&path, bytes);
+                journal.push_created(made.map_err(|error| failed(&path, &error))?);
+            }
+        }
+    }
+    for (index, superblock) in plan.iter().enumerate() {
+        let path = journal.devices().get(index).map(|device| device.path().to_owned()).unwrap_or_default();
+        wipe(&mut journal, index).map_err(|error| failed(&path, &error))?;
+        write_superblock(&mut journal, index, superblock).map_err(|error| failed(&path, &error))?;
+    }
+    journal.sync().map_err(|error| Failure::operating(format!("nothing was kept: cannot sync: {error}")))?;
+    for (device, superblock) in journal.devices().iter().zip(plan) {
+        if scan::superblock(device).ok().as_ref() != Some(superblock) {
+            return Err(failed(device.path(), &"what was written does not read back"));
+        }
+    }
+    journal.keep();
+    Ok(())
+}
+
+fn failed(path: &Path, why: &dyn std::fmt::Display) -> Failure {
+    Failure::operating(format!("{}: {why}; all members were put back as they were", path.display()))
+}
+
+/// Makes all signatures unrecognisable, and with them copies that show only when the first is gone
+/// (a backup partition table, say).
+fn wipe(journal: &mut Journal, index: usize) -> io::Result<()> {
+    const ROUNDS_MAX: usize = 32;
+    for _ in 0..ROUNDS_MAX {
+        let Some(device) = journal.devices().get(index) else { return Ok(()) };
+        let signatures = probe::signatures(device).map_err(io::Error::other)?;
+        if signatures.is_empty() {
+            return Ok(());
+        }
+        for signature in signatures {
+            let length = usize::try_from(signature.bytes.clamp(1, 1 << 20)).unwrap_or(1);
+            journal.write(index, signature.offset, &vec![0; length])?;
+        }
+    }
+    Err(io::Error::other("old signatures keep appearing; clear the device with `wipefs --all` first"))
+}
+
+fn write_superblock(journal: &mut Journal, index: usize, superblock: &Superblock) -> io::Result<()> {
+    let at = superblock.super_offset() * SECTOR;
+    if let Some(log) = superblock.bad_block_log() {
+        // An empty bad-block log is all ones.
+        let start = superblock.super_offset().saturating_add_signed(log.offset.into()) * SECTOR;
+        journal.write(index, start, &vec![0xff; usize::from(log.sectors) * SECTOR as usize])?;
+    }
+    journal.write(index, at, &superblock.encode())
+}
+
+fn summary(args: &CreateArgs, plan: &[Superblock], made: &[bool], zero: bool) {
+    let Some(first) = plan.first() else { return };
+    println!(
+        "created {} {:?}: {} members, {} chunk, {}, {} usable, uuid {}",
+        first.level(),
+        first.name(),
+        first.raid_disks(),
+        Size::from_bytes(u64::from(first.chunk_sectors()) * SECTOR),
+        first.layout().name(),
+        human::bytes(first.array_sectors().saturating_mul(SECTOR)),
+        first.set_uuid(),
+    );
+    for ((role, path), made) in args.members.iter().enumerate().zip(made) {
+        println!("  role {role}: {}{}", path.display(), if *made { " (new file)" } else { "" });
+    }
+    if args.size.is_some() && !made.contains(&true) {
+        println!("note: all members existed already, so --size was not used");
+    }
+    if zero {
+        println!("parity: matches already, all members are zero; no resync is needed");
+    } else if args.assume_clean {
+        println!(
+            "parity: assumed to match, as told by --assume-clean; if it does not, losing a member will lose data"
+        );
+    } else {
+        println!("parity: not known to match; a resync runs when the array is served");
+    }
+}

@@ -1,0 +1,153 @@
+//! Writes that can be taken back: the old bytes are kept until all writes succeeded, so that a command
+//! that fails half-way leaves its devices as they were.
+//!
+//! It guards against errors, not against a loss of power: nothing is recorded on disk.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use crate::device::Device;
+
+/// The devices that are written, and what they held before.
+#[derive(Debug)]
+pub struct Journal {
+    devices: Vec<Device>,
+    old: Vec<Old>,
+    created: Vec<PathBuf>,
+    kept: bool,
+}
+
+#[derive(Debug)]
+struct Old {
+    device: usize,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl Journal {
+    /// For writes to no device yet.
+    pub fn new() -> Self {
+        Journal { devices: Vec::new(), old: Vec::new(), created: Vec::new(), kept: false }
+    }
+
+    /// Adds a device, which must be open for writing; its index is the number of devices before it.
+    pub fn push(&mut self, device: Device) {
+        self.devices.push(device);
+    }
+
+    /// Adds a file that was made for this purpose and is removed again if things go wrong.
+    pub fn push_created(&mut self, device: Device) {
+        self.created.push(device.path().into());
+        self.devices.push(device);
+    }
+
+    /// The devices by index.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// Writes `bytes` to device `index` at `offset`.
+    ///
+    /// # Errors
+    /// The old bytes could not be read or the new ones not be written.
+    pub fn write(&mut self, index: usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let device = self.devices.get(index).ok_or(io::ErrorKind::NotFound)?;
+        let old = device.read_at(offset, bytes.len())?;
+        if old.len() != bytes.len() {
+            return Err(io::Error::other("the device ends before the bytes to be written do"));
+        }
+        self.old.push(Old { device: index, offset, bytes: old });
+        device.file().write_all_at(bytes, offset)
+    }
+
+    /// Makes everything durable, file names included.
+    ///
+    /// # Errors
+    /// A device or directory could not be synced.
+    pub fn sync(&self) -> io::Result<()> {
+        for device in &self.devices {
+            device.file().sync_all()?;
+        }
+        for path in &self.created {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            std::fs::File::open(parent.unwrap_or(".".as_ref()))?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Everything went well: what was written stays.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Journal {
+    /// Unless [`Journal::keep`] was called, puts the old bytes back, newest write first, and removes the
+    /// files that were made. Errors are told and do not stop the rest.
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        for old in self.old.iter().rev() {
+            let Some(device) = self.devices.get(old.device) else { continue };
+            if let Err(error) = device.file().write_all_at(&old.bytes, old.offset) {
+                tracing::error!("{}: cannot restore byte {}: {error}", device.path().display(), old.offset);
+            }
+        }
+        for device in &self.devices {
+            if let Err(error) = device.file().sync_all() {
+                tracing::error!("{}: cannot sync: {error}", device.path().display());
+            }
+        }
+        for path in &self.created {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::error!("{}: cannot remove: {error}", path.display());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_kept_is_taken_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+        let before: Vec<u8> = (0..8192_u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&old, &before).unwrap();
+        let mut journal = Journal::new();
+        journal.push(Device::claim(&old).unwrap());
+        journal.push_created(Device::create_sparse(&new, 4096).unwrap());
+        // Overlapping writes must be undone in reverse.
+        journal.write(0, 0, &[1; 1000]).unwrap();
+        journal.write(0, 500, &[2; 1000]).unwrap();
+        journal.write(1, 0, &[3; 512]).unwrap();
+        assert!(journal.write(1, 4000, &[3; 512]).is_err());
+        assert!(journal.write(2, 0, &[3; 512]).is_err());
+        drop(journal);
+        assert_eq!(std::fs::read(&old).unwrap(), before);
+        assert!(!new.exists());
+    }
+
+    #[test]
+    fn what_is_kept_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("m");
+        let mut journal = Journal::new();
+        journal.push_created(Device::create_sparse(&path, 4096).unwrap());
+        journal.write(0, 512, &[9; 512]).unwrap();
+        journal.sync().unwrap();
+        journal.keep();
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!((bytes.len(), bytes[511], bytes[512]), (4096, 0, 9));
+    }
+}

@@ -1,0 +1,26 @@
+//! The uraid command: one binary that makes arrays, shows them, serves them and talks to the daemon
+//! that serves.
+//!
+//! Where things are: [`cli`] has the words of the command line, [`create`] makes arrays after [`probe`]
+//! found nothing of value, [`examine`] shows superblocks, [`control`] is the conversation between the
+//! commands and a running daemon, [`status`] shows what the daemon says, [`serve`] is the daemon.
+//!
+//! Promises: commands never ask questions, exit with 0, 1 (it failed) or 2 (it was asked wrongly), and
+//! write to a device only after every check on every device passed.
+
+pub mod check_config;
+pub mod cli;
+pub mod commands;
+pub mod control;
+pub mod create;
+pub mod device;
+pub mod examine;
+pub mod failure;
+pub mod human;
+pub mod journal;
+pub mod probe;
+pub mod scan;
+pub mod serve;
+pub mod status;
+
+pub use failure::Failure;

@@ -1,0 +1,49 @@
+//! Reads the superblock of a device, for whoever wants to look at it or to assemble.
+
+use std::path::Path;
+
+use md_format::{Found, READ_BYTES, SECTOR, Superblock, SuperblockError, candidates};
+
+use crate::device::{Device, DeviceError};
+
+/// The superblock of an open device: the best of what its candidate locations hold.
+///
+/// # Errors
+/// There is none that can be used; the most telling reason.
+pub fn superblock(device: &Device) -> Result<Superblock, SuperblockError> {
+    let sectors = device.sectors();
+    let places = candidates(sectors);
+    if places.is_empty() {
+        return Err(SuperblockError::NoRoom { device_sectors: sectors });
+    }
+    Superblock::choose(places.into_iter().map(|place| {
+        let bytes = device
+            .read_at(place.sector * SECTOR, READ_BYTES)
+            .map_err(|error| SuperblockError::Unreadable(error.to_string()))?;
+        Superblock::parse(&bytes, place, sectors)
+    }))
+}
+
+/// What assembly has to know about an open device.
+pub fn found(device: &Device) -> Found {
+    Found {
+        label: device.path().display().to_string(),
+        device_sectors: device.sectors(),
+        superblock: superblock(device),
+        identity: Some(device.identity()),
+    }
+}
+
+/// What assembly has to know about a path that could not be opened.
+pub fn not_found(path: &Path, error: &DeviceError) -> Found {
+    let why = match error {
+        DeviceError::Open(error) => error.to_string(),
+        other => other.to_string(),
+    };
+    Found {
+        label: path.display().to_string(),
+        device_sectors: 0,
+        superblock: Err(SuperblockError::Unreadable(why)),
+        identity: None,
+    }
+}

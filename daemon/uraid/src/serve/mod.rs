@@ -1,0 +1,13 @@
+//! `uraid serve`: the daemon.
+
+use uraid_config::Config;
+
+use crate::failure::Failure;
+
+/// Serves the volume until it is told to stop.
+///
+/// # Errors
+/// The array cannot be put together, an address cannot be bound, or it did not stop cleanly.
+pub fn run(config: Config) -> Result<(), Failure> {
+    Err(Failure::operating(format!("serving {} members is not built into this binary", config.members.len())))
+}

@@ -1,0 +1,259 @@
+//! `uraid status`: what the daemon says, as JSON or in the shape of /proc/mdstat.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde::Serialize;
+use uraid_config::Size;
+
+use crate::control::protocol::{
+    ArrayState, MemberState, MemberStatus, Status, SyncKind, SyncStatus, VERSION,
+};
+use crate::failure::Failure;
+use crate::human;
+
+/// What `uraid status --json` prints.
+#[derive(Serialize, Debug)]
+struct StatusDocument<'a> {
+    version: u32,
+    #[serde(flatten)]
+    status: &'a Status,
+}
+
+/// Prints the status.
+///
+/// # Errors
+/// It cannot be said in JSON (a path that is not UTF-8).
+pub fn print(status: &Status, json: bool) -> Result<(), Failure> {
+    if json {
+        println!("{}", to_json(status).map_err(Failure::operating)?);
+    } else {
+        print!("{}", to_text(status));
+    }
+    Ok(())
+}
+
+/// The status as JSON, version 1 of docs/json.md.
+///
+/// # Errors
+/// A path that is not UTF-8.
+pub fn to_json(status: &Status) -> Result<String, serde_json::Error> {
+    serde_json::to_string_pretty(&StatusDocument { version: VERSION, status })
+}
+
+/// The status for people.
+pub fn to_text(status: &Status) -> String {
+    let mut lines = vec![
+        head(status),
+        format!(
+            "      {} KiB ({}), {} layout, {} chunk [{}/{}] [{}]",
+            status.size_bytes / 1024,
+            human::bytes(status.size_bytes),
+            status.layout,
+            Size::from_bytes(status.chunk_bytes).to_string().trim_end_matches("iB"),
+            status.raid_disks,
+            status.raid_disks.saturating_sub(status.degraded),
+            role_map(status),
+        ),
+    ];
+    lines.extend(status.sync.as_ref().map(progress));
+    if status.state == ArrayState::Broken {
+        lines.push("      more members are gone than parity covers: writes are refused".to_owned());
+    }
+    lines.extend(status.members.iter().filter_map(trouble));
+    lines.extend(status.exports.iter().map(|uri| format!("      export  {uri}")));
+    lines.push(counters(status));
+    lines.push(format!("      uuid    {}", status.uuid));
+    lines.push(format!("      hint    {}", status.mkfs_hint));
+    lines.join("\n") + "\n"
+}
+
+/// `data : active raid6 sda1[0] sdb1[1](F)`
+fn head(status: &Status) -> String {
+    let mut head = format!("{} : {} raid{}", status.name, status.state.word(), status.level);
+    if status.read_only {
+        head.push_str(" (read-only)");
+    }
+    for member in &status.members {
+        let Some(path) = &member.path else { continue };
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        let role = member.role.map_or("-".to_owned(), |role| role.to_string());
+        let mark = match member.state {
+            MemberState::Failed => "(F)",
+            MemberState::Spare => "(S)",
+            MemberState::Rebuilding => "(R)",
+            _ => "",
+        };
+        // Writing to a String cannot fail.
+        let _ = write!(head, " {name}[{role}]{mark}");
+    }
+    head
+}
+
+/// One character a role: `U` is up, `_` is not.
+fn role_map(status: &Status) -> String {
+    let up = |role: u32| {
+        status.members.iter().any(|member| member.role == Some(role) && member.state == MemberState::InSync)
+    };
+    (0..status.raid_disks).map(|role| if up(role) { 'U' } else { '_' }).collect()
+}
+
+fn progress(sync: &SyncStatus) -> String {
+    const CELLS: u64 = 20;
+    let done = sync.done_bytes.min(sync.total_bytes);
+    let share = |parts: u128| match u128::from(sync.total_bytes) {
+        0 => parts,
+        total => u128::from(done) * parts / total,
+    };
+    let filled = usize::try_from(share(CELLS.into())).unwrap_or(0);
+    let bar = format!("{}>{}", "=".repeat(filled), ".".repeat((CELLS as usize).saturating_sub(filled)));
+    let per_mille = share(1000);
+    let word = match sync.kind {
+        SyncKind::Resync => "resync",
+        SyncKind::Rebuild => "rebuild",
+        SyncKind::Unknown => "sync",
+    };
+    let finish = sync.eta_seconds.map_or("unknown".to_owned(), human::duration);
+    format!(
+        "      [{bar}]  {word} = {}.{}% ({}/{}) finish={finish} speed={}/s",
+        per_mille / 10,
+        per_mille % 10,
+        human::bytes(done),
+        human::bytes(sync.total_bytes),
+        human::bytes(sync.speed_bytes_per_second),
+    )
+}
+
+/// A line about a member that an operator has to know about.
+fn trouble(member: &MemberStatus) -> Option<String> {
+    let path = member.path.as_deref().map(Path::display);
+    let errors = match member.errors {
+        0 => String::new(),
+        1 => ", 1 error".to_owned(),
+        n => format!(", {n} errors"),
+    };
+    match (member.state, path) {
+        (MemberState::Missing, _) => Some(format!(
+            "      role {} has no member; add one with `uraid add`",
+            member.role.map_or("?".to_owned(), |role| role.to_string())
+        )),
+        (MemberState::Failed, Some(path)) => Some(format!("      {path} failed{errors}")),
+        (_, Some(path)) if member.errors > 0 => Some(format!("      {path} is in use{errors}")),
+        _ => None,
+    }
+}
+
+fn counters(status: &Status) -> String {
+    let c = &status.counters;
+    let mut line = format!(
+        "      clients {} connected, {} read in {} requests, {} written in {} requests, {} flushes",
+        c.connections,
+        human::bytes(c.read_bytes),
+        c.reads,
+        human::bytes(c.written_bytes),
+        c.writes,
+        c.flushes
+    );
+    for (count, what) in [
+        (c.requests_failed, "requests failed"),
+        (c.read_errors_corrected, "read errors corrected"),
+        (c.read_errors_unrecovered, "read errors not recovered"),
+        (c.resync_mismatches, "stripes with wrong parity corrected"),
+        (c.compute_failures, "computations retried"),
+    ] {
+        if count > 0 {
+            let _ = write!(line, ", {count} {what}");
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::protocol::{Counters, mkfs_hint};
+
+    fn member(path: &str, role: Option<u32>, state: MemberState) -> MemberStatus {
+        let present = state != MemberState::Missing;
+        MemberStatus {
+            path: present.then(|| path.into()),
+            role,
+            state,
+            events: present.then_some(7),
+            errors: u64::from(state == MemberState::Failed) * 2,
+            corrected_sectors: 0,
+            io: present.then(|| "uring".into()),
+            direct: present.then_some(true),
+        }
+    }
+
+    fn rebuilding() -> Status {
+        Status {
+            name: "data".into(),
+            uuid: "00112233:44556677:8899aabb:ccddeeff".into(),
+            level: 6,
+            layout: "left-symmetric".into(),
+            chunk_bytes: 65536,
+            size_bytes: 2 << 30,
+            state: ArrayState::Rebuilding,
+            read_only: false,
+            dirty: true,
+            degraded: 2,
+            raid_disks: 4,
+            members: vec![
+                member("/d/a", Some(0), MemberState::InSync),
+                member("/d/e", Some(1), MemberState::Rebuilding),
+                member("", Some(2), MemberState::Missing),
+                member("/d/d", Some(3), MemberState::InSync),
+                member("/d/b", None, MemberState::Failed),
+            ],
+            sync: Some(SyncStatus::new(SyncKind::Rebuild, 128 << 20, 1 << 30, 64 << 20)),
+            counters: Counters { connections: 1, reads: 3, read_bytes: 12288, ..Counters::default() },
+            exports: vec!["nbd+unix:///data?socket=/run/uraid/data.sock".into()],
+            kernels: [("pq".to_owned(), "avx2".to_owned())].into(),
+            mkfs_hint: mkfs_hint(65536, 2),
+        }
+    }
+
+    #[test]
+    fn people_see_the_shape_of_mdstat() {
+        let expected = "\
+data : rebuilding raid6 a[0] e[1](R) d[3] b[-](F)
+      2097152 KiB (2.0 GiB), left-symmetric layout, 64K chunk [4/2] [U__U]
+      [==>..................]  rebuild = 12.5% (128.0 MiB/1.0 GiB) finish=14s speed=64.0 MiB/s
+      role 2 has no member; add one with `uraid add`
+      /d/b failed, 2 errors
+      export  nbd+unix:///data?socket=/run/uraid/data.sock
+      clients 1 connected, 12.0 KiB read in 3 requests, 0 bytes written in 0 requests, 0 flushes
+      uuid    00112233:44556677:8899aabb:ccddeeff
+      hint    mkfs.ext4 -b 4096 -E stride=16,stripe_width=32 DEVICE
+";
+        assert_eq!(to_text(&rebuilding()), expected);
+    }
+
+    #[test]
+    fn progress_is_shown_at_both_ends_and_without_a_total() {
+        for (done, total, shown) in [
+            (0, 100, "[>....................]  resync = 0.0%"),
+            (100, 100, "[====================>]  resync = 100.0%"),
+            (200, 100, "[====================>]  resync = 100.0%"),
+            (0, 0, "[====================>]  resync = 100.0%"),
+            (u64::MAX, u64::MAX, "[====================>]  resync = 100.0%"),
+        ] {
+            let line = progress(&SyncStatus::new(SyncKind::Resync, done, total, 0));
+            assert!(line.contains(shown) && line.contains("finish=unknown"), "{line}");
+        }
+    }
+
+    #[test]
+    fn json_carries_its_version_and_reads_back() {
+        let status = rebuilding();
+        let json = to_json(&status).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["version"], 1);
+        assert_eq!(value["state"], "rebuilding");
+        assert_eq!(value["members"][2]["state"], "missing");
+        assert_eq!(value["sync"]["eta_seconds"], 14);
+        assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+    }
+}

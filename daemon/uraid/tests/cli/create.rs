@@ -1,0 +1,242 @@
+//! `uraid create` as a person or script runs it: what it makes, what it refuses, and that a refusal
+//! changes nothing. mdadm, mkfs and sfdisk are the judges.
+
+use crate::support::{Bench, mdadm_field};
+use std::fs;
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn new_files_become_a_clean_array_that_mdadm_understands() {
+    for (level, members, layout) in [
+        ("4", 3, None),
+        ("5", 3, None),
+        ("5", 4, Some("right-asymmetric")),
+        ("6", 4, None),
+        ("6", 6, Some("ddf-N-continue")),
+    ] {
+        let bench = Bench::new();
+        let names: Vec<String> = (0..members).map(|i| format!("m{i}")).collect();
+        let mut args = vec!["create", "--level", level, "--chunk", "64K", "--name", "vol", "--size", "64M"];
+        args.extend(layout.iter().flat_map(|layout| ["--layout", layout]));
+        args.extend(names.iter().map(String::as_str));
+        let out = bench.uraid(&args).ok();
+        assert!(out.contains("parity: matches already"), "{out}");
+        for (role, name) in names.iter().enumerate() {
+            assert_eq!(bench.len(name), 64 * MIB);
+            assert!(bench.allocated(name) < MIB, "{name} is not sparse");
+            let mdadm = bench.mdadm_examine(name);
+            assert_eq!(mdadm_field(&mdadm, "Raid Level"), format!("raid{level}"));
+            assert_eq!(mdadm_field(&mdadm, "Device Role"), format!("Active device {role}"));
+            assert_eq!(mdadm_field(&mdadm, "State"), "clean");
+            assert_eq!(
+                mdadm_field(&mdadm, "Array State").split(' ').next(),
+                Some("A".repeat(members).as_str())
+            );
+            assert!(mdadm_field(&mdadm, "Checksum").ends_with("- correct"), "{mdadm}");
+            assert!(mdadm_field(&mdadm, "Name").starts_with("vol"), "{mdadm}");
+        }
+    }
+}
+
+#[test]
+fn zero_files_are_clean_too_and_need_no_force() {
+    let bench = Bench::new();
+    for name in ["a", "b", "c"] {
+        bench.sparse(name, 32 * MIB);
+    }
+    let out = bench.uraid(&["create", "--level", "5", "--name", "v", "a", "b", "c"]).ok();
+    assert!(out.contains("parity: matches already"), "{out}");
+    assert_eq!(mdadm_field(&bench.mdadm_examine("a"), "State"), "clean");
+}
+
+#[test]
+fn everything_of_value_is_refused_and_nothing_changes() {
+    let bench = Bench::new();
+    bench.sparse("ext4", 8 * MIB);
+    bench.tool("mkfs.ext4", &["-q", "-F", "ext4"]);
+    bench.sparse("dos", 8 * MIB);
+    bench.tool_with_input("sfdisk", &["-q", "dos"], "label: dos\n,4M,L\n");
+    bench.sparse("gpt", 8 * MIB);
+    bench.tool_with_input("sfdisk", &["-q", "gpt"], "label: gpt\n,4M,L\n");
+    bench.sparse("swap", 8 * MIB);
+    bench.tool("mkswap", &["-q", "swap"]);
+    bench.file("luks", &[b"LUKS\xba\xbe\x00\x01".as_slice(), &[0; 8192]].concat(), 8 * MIB);
+    bench.file("letter", b"Dear Sir or Madam", 8 * MIB);
+    bench.file("late", &[vec![0; 6 << 20], vec![1]].concat(), 8 * MIB);
+    bench
+        .uraid(&["create", "--level", "5", "--name", "old", "--size", "8M", "array", "array1", "array2"])
+        .ok();
+    for (holder, word) in [
+        ("ext4", "a file system (ext4)"),
+        ("dos", "a partition table (dos)"),
+        ("gpt", "a partition table (gpt)"),
+        ("swap", "(swap)"),
+        ("luks", "an encrypted volume (crypto_LUKS)"),
+        ("letter", "the first byte that is not zero is at 0"),
+        ("late", "the first byte that is not zero is at 6291456"),
+        ("array", "(linux_raid_member) \"old\""),
+    ] {
+        bench.sparse("empty", 8 * MIB);
+        let before = bench.snapshot();
+        let args = ["create", "--level", "5", "--name", "v", "--size", "8M", "empty", holder, "new"];
+        let run = bench.uraid(&args);
+        assert_eq!(run.code, 1, "{holder}: {run:?}");
+        assert!(run.stderr.contains(word), "{holder}: {}", run.stderr);
+        assert!(
+            run.stderr.contains("nothing was changed") && run.stderr.contains("--force"),
+            "{}",
+            run.stderr
+        );
+        assert_eq!(bench.snapshot(), before, "{holder}: something was changed");
+        // Nor does saying that parity is right make it the operator's wish to lose data.
+        assert_eq!(bench.uraid(&[&args[..1], &["--assume-clean"], &args[1..]].concat()).code, 1);
+        assert_eq!(bench.snapshot(), before);
+    }
+}
+
+#[test]
+fn all_that_is_of_value_is_named_at_once() {
+    let bench = Bench::new();
+    for name in ["a", "b", "c"] {
+        bench.file(name, b"text", 32 * MIB);
+    }
+    let run = bench.uraid(&["create", "--level", "5", "--name", "v", "a", "b", "c"]);
+    assert!(["  a: data", "  b: data", "  c: data"].iter().all(|line| run.stderr.contains(line)), "{run:?}");
+}
+
+#[test]
+fn force_takes_the_members_and_removes_what_they_were() {
+    let bench = Bench::new();
+    bench.sparse("ext4", 64 * MIB);
+    bench.tool("mkfs.ext4", &["-q", "-F", "ext4"]);
+    bench.sparse("gpt", 64 * MIB);
+    bench.tool_with_input("sfdisk", &["-q", "gpt"], "label: gpt\n,16M,L\n");
+    bench.file("letter", b"Dear Sir or Madam", 64 * MIB);
+    let out =
+        bench.uraid(&["create", "--force", "--level", "5", "--name", "v", "ext4", "gpt", "letter"]).ok();
+    assert!(out.contains("a resync runs when the array is served"), "{out}");
+    for name in ["ext4", "gpt", "letter"] {
+        let found = bench.tool("wipefs", &["--no-act", "--noheadings", "--output", "TYPE", name]);
+        assert_eq!(found.trim(), "linux_raid_member", "{name}");
+        assert_eq!(mdadm_field(&bench.mdadm_examine(name), "State"), "active", "a resync is due");
+    }
+}
+
+#[test]
+fn force_removes_superblocks_of_other_versions() {
+    for metadata in ["0.90", "1.0", "1.1", "1.2"] {
+        let bench = Bench::new();
+        let superblock = bench.md_superblock(metadata, 64 * MIB);
+        for name in ["a", "b", "c"] {
+            bench.file_from(name, &superblock, 64 * MIB);
+        }
+        assert_eq!(
+            bench.uraid(&["create", "--level", "5", "--name", "new", "a", "b", "c"]).code,
+            1,
+            "{metadata}"
+        );
+        bench.uraid(&["create", "--force", "--level", "5", "--name", "new", "a", "b", "c"]).ok();
+        let mdadm = bench.mdadm_examine("b");
+        assert_eq!(mdadm_field(&mdadm, "Version"), "1.2", "{metadata}");
+        assert!(mdadm_field(&mdadm, "Name").starts_with("new"), "{metadata}: {mdadm}");
+        let found = bench.tool("wipefs", &["--no-act", "--noheadings", "--output", "OFFSET", "b"]);
+        assert_eq!(found.trim(), "0x1000", "{metadata}");
+    }
+}
+
+#[test]
+fn assume_clean_is_done_with_a_warning() {
+    let bench = Bench::new();
+    for name in ["a", "b", "c"] {
+        bench.file(name, b"text", 32 * MIB);
+    }
+    let out = bench
+        .uraid(&["create", "--force", "--assume-clean", "--level", "5", "--name", "v", "a", "b", "c"])
+        .ok();
+    assert!(out.contains("assumed to match") && out.contains("will lose data"), "{out}");
+    assert_eq!(mdadm_field(&bench.mdadm_examine("a"), "State"), "clean");
+}
+
+#[test]
+fn members_that_cannot_be_are_refused_without_a_trace() {
+    let bench = Bench::new();
+    bench.sparse("a", 32 * MIB);
+    bench.sparse("small", 64 << 10);
+    bench.sparse("empty", 0);
+    fs::create_dir(bench.path("dir")).unwrap();
+    std::os::unix::fs::symlink(bench.path("a"), bench.path("link")).unwrap();
+    std::os::unix::fs::symlink(bench.path("nowhere"), bench.path("dangling")).unwrap();
+    let before = bench.snapshot();
+    for (members, word) in [
+        (["a", "a", "new"], "named twice"),
+        (["a", "link", "new"], "it is the same device as a"),
+        (["a", "small", "new"], "small is too small"),
+        (["a", "empty", "new"], "empty is too small"),
+        (["a", "dir", "new"], "dir: it is a directory"),
+        (["a", "dangling", "new"], "dangling: cannot open it"),
+        (["a", "/dev/null", "new"], "/dev/null: it is neither file nor block device"),
+        (["a", "/dev/uraid-no-such-disk", "new"], "there is no such device"),
+        (["a", "missing/b", "new"], "does not exist"),
+    ] {
+        let args = [&["create", "--level", "5", "--name", "v", "--size", "32M"], &members[..]].concat();
+        let run = bench.uraid(&args);
+        assert_eq!(run.code, 1, "{members:?}: {run:?}");
+        assert!(run.stderr.contains(word), "{members:?}: {}", run.stderr);
+        assert_eq!(bench.snapshot(), before, "{members:?}");
+    }
+    let run = bench.uraid(&["create", "--level", "5", "--name", "v", "a", "new1", "new2"]);
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("new1: it does not exist; give --size"), "{run:?}");
+    assert!(run.stderr.contains("new2: it does not exist; give --size"), "{run:?}");
+    assert_eq!(bench.snapshot(), before);
+}
+
+#[test]
+fn impossible_arrays_are_usage_errors() {
+    let bench = Bench::new();
+    for (args, word) in [
+        (["--level", "6", "--chunk", "64K", "a", "b", "c"].as_slice(), "raid6 needs 4"),
+        (&["--level", "5", "--chunk", "64K", "a"], "raid5 needs"),
+        (&["--level", "5", "--chunk", "48K", "a", "b", "c"], "chunk"),
+        (&["--level", "5", "--chunk", "1K", "a", "b", "c"], "chunk"),
+        (&["--level", "5", "--chunk", "4097", "a", "b", "c"], "chunk"),
+        (&["--level", "5", "--layout", "ddf-N-restart", "a", "b", "c"], "it has: left-asymmetric"),
+        (&["--level", "5", "--layout", "zigzag", "a", "b", "c"], "no layout \"zigzag\""),
+    ] {
+        let run = bench.uraid(&[&["create", "--name", "v", "--size", "32M"], args].concat());
+        assert_eq!(run.code, 2, "{args:?}: {run:?}");
+        assert!(run.stderr.contains(word), "{args:?}: {}", run.stderr);
+        assert!(bench.snapshot().is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_locked_member_is_left_alone_even_with_force() {
+    let bench = Bench::new();
+    for name in ["a", "b", "c"] {
+        bench.sparse(name, 32 * MIB);
+    }
+    let held = fs::File::open(bench.path("b")).unwrap();
+    held.try_lock().unwrap();
+    let before = bench.snapshot();
+    let run = bench.uraid(&["create", "--force", "--level", "5", "--name", "v", "a", "b", "c"]);
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("b: it is in use"), "{run:?}");
+    assert_eq!(bench.snapshot(), before);
+}
+
+#[test]
+fn without_its_tool_nothing_is_written() {
+    let bench = Bench::new();
+    bench.sparse("a", 32 * MIB);
+    let before = bench.snapshot();
+    bench.fake_tool("wipefs", "echo no such option >&2; exit 1");
+    let run = bench.uraid(&["create", "--level", "5", "--name", "v", "--size", "32M", "a", "b", "c"]);
+    assert_eq!(run.code, 1);
+    assert!(
+        run.stderr.contains("`wipefs --no-act` failed") && run.stderr.contains("no such option"),
+        "{run:?}"
+    );
+    assert_eq!(bench.snapshot(), before);
+}
