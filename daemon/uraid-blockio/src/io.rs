@@ -111,9 +111,10 @@ pub trait MemberIo: Send {
     fn in_flight(&self) -> usize;
 
     /// What becomes readable when an operation ends that had not ended in `submit`; the same descriptor
-    /// every time, not to be read from. `None` if every operation ends in `submit`. Before sleeping on
-    /// it: `kick`, then [`reap`](Self::reap) until it yields nothing, which also quiets it. It may wake
-    /// its sleeper for nothing now and then.
+    /// every time, not to be read from. `None` if there is none, because operations end in `submit` or
+    /// only [`wait`](Self::wait) makes them end. Before sleeping on it: `kick`, then
+    /// [`reap`](Self::reap) until it yields nothing, which also quiets it. It may wake its sleeper for
+    /// nothing now and then.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 
     /// Kicks, then sleeps until an operation can be reaped or `timeout` has passed (`None`: no limit).

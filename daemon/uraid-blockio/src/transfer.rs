@@ -380,4 +380,21 @@ mod tests {
             assert_eq!(call.ptr as usize % 512, 0);
         }
     }
+
+    #[test]
+    fn a_write_in_flight_is_seen_by_whoever_must_read_its_blocks_first() {
+        let write = |member, offset, len| {
+            let io = Io { token: 1, member, op: IoOp::WriteMeta(vec![0; len]), offset };
+            Transfer::new(io, LIMITS).unwrap()
+        };
+        // Moves bytes 512 to 1536.
+        let partial = write(0, 1000, 100);
+        assert!(partial.needs_read_first());
+        assert!(write(0, 0, 513).writes_into(&partial));
+        assert!(write(0, 1500, 1).writes_into(&partial));
+        assert!(!write(0, 0, 512).writes_into(&partial));
+        assert!(!write(0, 1536, 512).writes_into(&partial));
+        assert!(!write(1, 1024, 512).writes_into(&partial));
+        assert!(!read(1024, 512, 0).writes_into(&partial));
+    }
 }
