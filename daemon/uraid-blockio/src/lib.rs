@@ -19,6 +19,30 @@
 //! What it leaves to others: which operations may overlap (a device gives no order to two writes of one
 //! block that are in flight together, nor does this crate), what a fault means for the array, and
 //! superblocks.
+//!
+//! ```
+//! use uraid_blockio::*;
+//!
+//! let path = std::env::temp_dir().join(format!("uraid-blockio-example-{}", std::process::id()));
+//! create_sparse(&path, 1 << 20)?;
+//! let pool = BufPool::new(4 << 20, ArenaOptions::default())?;
+//! let mut set = MemberSet::new();
+//! // Registering only saves time; a set without io_uring refuses it and works all the same.
+//! let _ = set.register(pool.arena());
+//! let member = set.attach(Member::open(&path, OpenOptions::default())?)?;
+//!
+//! let buf = pool.try_alloc(65536).ok_or("the pool is empty")?;
+//! buf.fill(0x5a);
+//! set.submit(Io { token: 1, member, op: IoOp::Write(buf.io()), offset: 4096 });
+//! let mut done = Vec::new();
+//! while set.in_flight() > 0 {
+//!     set.wait(None);
+//!     set.reap(&mut done);
+//! }
+//! assert_eq!(done, [IoDone { token: 1, member, result: Ok(()) }]);
+//! # std::fs::remove_file(&path)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod arena;
 mod entry;
