@@ -1,0 +1,60 @@
+# shellcheck shell=sh
+# Which tool comes from which package, and how to get what is missing. Sourced after say.sh.
+
+# tool:package, Debian's and Ubuntu's names. `py-nbd` stands for the Python module nbd.
+BUILD_TOOLS="cc:gcc ld:binutils"
+DEMO_TOOLS="python3:python3-minimal nbdfuse:nbdfuse nbdinfo:libnbd-bin fusermount3:fuse3 losetup:mount mount:mount
+    mkfs.ext4:e2fsprogs fsck.ext4:e2fsprogs"
+CHECK_TOOLS="python3:python3 shellcheck:shellcheck"
+BENCH_TOOLS="python3:python3 fio:fio qemu-nbd:qemu-utils nbdkit:nbdkit"
+TEST_TOOLS="$DEMO_TOOLS $BENCH_TOOLS nbdcopy:libnbd-bin py-nbd:python3-libnbd qemu-io:qemu-utils
+    mdadm:mdadm linux.uml:user-mode-linux zstd:zstd mkfs.xfs:xfsprogs xfs_repair:xfsprogs cmp:diffutils"
+
+# The Python for which the distribution's modules are installed.
+python() {
+    if [ -x /usr/bin/python3 ]; then echo /usr/bin/python3; else echo python3; fi
+}
+
+# Whether a tool of the tables above is there.
+present() {
+    case $1 in
+        py-nbd) "$(python)" -c 'import nbd' >/dev/null 2>&1 ;;
+        *) have "$1" ;;
+    esac
+}
+
+# The packages of those entries whose tool is missing, each once.
+missing_packages() {
+    for entry in "$@"; do
+        present "${entry%%:*}" || echo "${entry##*:}"
+    done | sort -u
+}
+
+# Installs what is missing of the given entries.
+install_tools() {
+    packages=$(missing_packages "$@")
+    [ -z "$packages" ] && return 0
+    names=$(echo "$packages" | tr '\n' ' ')
+    have apt-get || die "please install these (Debian's package names): $names"
+    say "Installing what is missing: $names"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q
+    for package in $packages; do
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$package" ||
+            note "$package could not be installed; what needs it will say so"
+    done
+}
+
+# Rust: cargo itself, and the components that a verb needs.
+need_cargo() {
+    [ -f "$HOME/.cargo/env" ] && PATH="$HOME/.cargo/bin:$PATH"
+    have cargo || die "cargo is missing: install Rust from https://rustup.rs, then run this again"
+    # shellcheck disable=SC2086
+    install_tools $BUILD_TOOLS
+}
+
+need_component() {
+    cargo "$1" --version >/dev/null 2>&1 && return 0
+    have rustup || die "cargo $1 is missing: install your distribution's package for it, or use rustup"
+    say "Adding the Rust component $2"
+    rustup component add "$2"
+}

@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""The tree checks its own rules. Prints one line a violation, `path:line: what`, and ends with 1 if any.
+
+The rules and their reasons are in docs/ARCHITECTURE.md ("What a directory may do").
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+LINES_MAX = 1000
+CRATES = ("core", "engines", "daemon", "config")
+
+# What decides may not act: no clock, file, socket, thread or randomly seeded map.
+NOT_IN_CORE = re.compile(
+    r"\bstd::(net|fs|thread|process|env)\b|\bstd::time::(Instant|SystemTime)\b|\b(Instant|SystemTime)::now\b"
+    r"|\bstd::os::|\bHashMap\b|\bHashSet\b|\bRandomState\b|\btokio::|\blibc::|\bnix::")
+
+# Paths of somebody's machine; written in two parts so that this file does not contain them.
+MACHINE_PATH = re.compile("/" + r"(?:home/[a-z]|Users/[A-Z]|root/|work/|tmp/brief)")
+
+
+def tracked(root):
+    """Every text file of the tree: what git knows, and what it would add."""
+    listed = subprocess.run(["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+                            capture_output=True, check=True).stdout.decode().split("\0")
+    for name in listed:
+        path = root / name
+        if name and path.is_file() and path.suffix not in (".zst", ".lock"):
+            try:
+                yield name, path.read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError:
+                yield name, []
+
+
+def without_tests(lines):
+    """The lines of a Rust file up to its test module; tests may measure and use what they like."""
+    for number, line in enumerate(lines, 1):
+        if re.match(r"\s*#\[cfg\(test\)\]", line):
+            return
+        yield number, line
+
+
+def long_files(name, lines):
+    """A file that nobody reads in one sitting is split."""
+    if len(lines) > LINES_MAX:
+        yield 1, f"{len(lines)} lines, at most {LINES_MAX}: split it"
+
+
+def core_decides(name, lines):
+    """core/ takes bytes and events and gives bytes and actions, nothing else."""
+    if not re.match(r"core/[^/]+/src/.*\.rs$", name):
+        return
+    for number, line in without_tests(lines):
+        found = NOT_IN_CORE.search(line.split("//")[0])
+        if found:
+            yield number, f"`{found.group()}` in core: what decides may not act, and must be the same in every run"
+
+
+def safe_crates(name, lines):
+    """core/ and config/ forbid unsafe in their root."""
+    if re.match(r"(core/[^/]+|config)/src/lib\.rs$", name) and "#![forbid(unsafe_code)]" not in "\n".join(lines):
+        yield 1, "lacks #![forbid(unsafe_code)]"
+
+
+def no_machine_paths(name, lines):
+    """Nothing in the tree depends on where somebody keeps it."""
+    for number, line in enumerate(lines, 1):
+        if name != "tests/tidy/test_tidy.py" and MACHINE_PATH.search(line):
+            yield number, f"a path of one machine: {line.strip()[:80]}"
+
+
+def no_unfinished_notes(name, lines):
+    """A doubt is an issue number, not a note in passing."""
+    for number, line in enumerate(lines, 1):
+        if name.endswith((".rs", ".sh")) and re.search(r"//.*\b(TODO|FIXME|XXX)\b", line):
+            yield number, "an unfinished note: open an issue and name it"
+
+
+FILE_RULES = [long_files, core_decides, safe_crates, no_machine_paths, no_unfinished_notes]
+
+
+def dead_links(root, files):
+    """Links between our documents lead somewhere."""
+    for name, lines in files:
+        if not name.endswith(".md"):
+            continue
+        for number, line in enumerate(lines, 1):
+            for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", line):
+                if "://" not in target and not (root / name).parent.joinpath(target).exists():
+                    yield f"{name}:{number}: link to `{target}`, which does not exist"
+
+
+def directory_of(package, root):
+    """The top-level directory of a workspace package."""
+    return Path(package["manifest_path"]).relative_to(root).parts[0]
+
+
+def dependency_violations(packages, root):
+    """Arrows between the directories only point down: see the table in docs/ARCHITECTURE.md."""
+    allowed = {"core": {"core"}, "engines": {"engines"}, "config": {"config", "core"}, "daemon": set(CRATES)}
+    homes = {p["name"]: directory_of(p, root) for p in packages}
+    for package in packages:
+        home = homes[package["name"]]
+        for dependency in package["dependencies"]:
+            target = homes.get(dependency["name"])
+            if target and home in allowed and target not in allowed[home]:
+                yield f"{package['name']} ({home}/) depends on {dependency['name']} ({target}/)"
+            if home == "core" and dependency["name"] in ("tokio", "libc", "nix", "io-uring", "rand"):
+                yield f"{package['name']} (core/) depends on {dependency['name']}, which acts"
+
+
+def metadata(root):
+    """cargo's view of the workspace members."""
+    done = subprocess.run(["cargo", "metadata", "--format-version", "1", "--no-deps", "--locked"], cwd=root,
+                          capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"cargo metadata failed: {done.stderr.strip()}")
+    return json.loads(done.stdout)["packages"]
+
+
+def violations(root):
+    """Every violation of the rules that need only the files."""
+    files = list(tracked(root))
+    for name, lines in files:
+        for rule in FILE_RULES:
+            for number, what in rule(name, lines):
+                yield f"{name}:{number}: {what}"
+    yield from dead_links(root, files)
+
+
+def main():
+    """Entry point."""
+    found = [*violations(REPO), *dependency_violations(metadata(REPO), REPO)]
+    for line in found:
+        print(line)
+    print(f"tidy: {len(found)} violations")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
