@@ -95,8 +95,9 @@ pub(crate) struct Plan {
     pub(crate) stores: Vec<Transfer>,
     /// Blocks whose content is in the slot once the steps have run.
     pub(crate) cached: Vec<(u16, Blocks)>,
-    /// Lanes whose slot content is stale once the steps have run (written straight from a request).
-    pub(crate) bypassed: Lanes,
+    /// Blocks whose content in the slot is stale once the steps have run: data written straight from a
+    /// request, and parity of a lost member, which nobody brings up to date.
+    pub(crate) stale: Vec<(u16, Blocks)>,
     /// Columns that can't be served: too much is unreadable.
     pub(crate) failed: Blocks,
     /// Blocks that had failed to read and were recovered.
@@ -310,6 +311,9 @@ fn write_steps(view: &View<'_>, parts: &[Part], dirty: &DirtyMap, runs: &[RunDec
             view.mark_rewrites(&d.fetch.recover, d.run, &mut repaired);
         }
         apply_parts(view, parts, d, &direct, &mut plan.steps);
+        for lane in (p_lane..lanes as u16).filter(|&l| view.lane(l).gone) {
+            plan.stale.push((lane, blocks));
+        }
         let written = (0..p_lane).filter(|&l| dirty.state(l, d.run.first) != Dirty::No);
         let parity = (p_lane..lanes as u16).filter(|&l| d.method != Method::Plain && !view.lane(l).gone);
         for lane in written.chain(parity) {
@@ -328,7 +332,7 @@ fn write_steps(view: &View<'_>, parts: &[Part], dirty: &DirtyMap, runs: &[RunDec
     }
     for (lane, part) in (0u16..).zip(&direct) {
         if part.is_some() {
-            plan.bypassed.insert(lane);
+            plan.stale.push((lane, view.all()));
             cached[usize::from(lane)] = Blocks::NONE;
         }
     }

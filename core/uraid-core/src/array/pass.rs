@@ -228,7 +228,7 @@ impl Array {
         let Some(pass) = &mut self.cache.slot_mut(id).pass else { return };
         pass.plan = plan;
         if steps.is_empty() {
-            self.store(id);
+            self.steps_done(id);
             return;
         }
         pass.outstanding = 1;
@@ -250,15 +250,23 @@ impl Array {
             self.notice(Notice::ComputeFailed);
             return if again { self.step_pass(id) } else { self.pass_done(id) };
         };
+        if pass.kind == Kind::Sync(SyncKind::Resync) && pass.verdict.is_none() {
+            pass.verdict = Some(verdict);
+        }
+        self.steps_done(id);
+    }
+
+    /// The steps of the plan have run, or there were none: takes down what the slot holds now.
+    fn steps_done(&mut self, id: SlotId) {
+        let slot = self.cache.slot_mut(id);
+        let Some(pass) = &slot.pass else { return };
         for &(lane, blocks) in &pass.plan.cached {
             let state = &mut slot.lanes[usize::from(lane)];
             state.cached = state.cached.or(blocks);
         }
-        for lane in pass.plan.bypassed.iter() {
-            slot.lanes[usize::from(lane)].cached = Blocks::NONE;
-        }
-        if pass.kind == Kind::Sync(SyncKind::Resync) && pass.verdict.is_none() {
-            pass.verdict = Some(verdict);
+        for &(lane, blocks) in &pass.plan.stale {
+            let state = &mut slot.lanes[usize::from(lane)];
+            state.cached = state.cached.minus(blocks);
         }
         self.store(id);
     }
