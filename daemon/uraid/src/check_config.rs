@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::commands::load;
 use crate::failure::Failure;
+use crate::out;
 
 /// Checks the file without looking at the members.
 ///
@@ -11,14 +12,13 @@ use crate::failure::Failure;
 /// It cannot be read or has problems; all of them are in the text.
 pub fn run(file: &Path) -> Result<(), Failure> {
     let config = load(file)?;
-    println!("{}: no problem found; {} members", file.display(), config.members.len());
+    let mut text = format!("{}: no problem found; {} members\n", file.display(), config.members.len());
     if config.assemble.force {
-        println!(
-            "note: [assemble] force = true accepts wrong data after a crash; take it out after one start"
-        );
+        text +=
+            "note: [assemble] force = true accepts wrong data after a crash; take it out after one start\n";
     }
     if config.insecure {
-        println!("note: insecure = true lets everybody who can reach an address read and write the volume");
+        text += "note: insecure = true lets everybody who can reach an address read and write the volume\n";
     }
-    Ok(())
+    out::print(&text)
 }

@@ -11,7 +11,7 @@ use crate::cli::{
 use crate::control::client::Client;
 use crate::control::protocol::Request;
 use crate::failure::Failure;
-use crate::{check_config, create, examine, serve, status};
+use crate::{check_config, create, examine, out, serve, status};
 
 /// Does what the command line says.
 ///
@@ -132,8 +132,7 @@ fn run_add(args: &AddArgs) -> Result<(), Failure> {
 
 fn say(client: &Client, request: &Request) -> Result<(), Failure> {
     let message = client.order(request)?;
-    println!("{message}");
-    Ok(())
+    out::print(&format!("{message}\n"))
 }
 
 /// `[NAME] MEMBER`

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use md_format::{CreateError, CreateParams, Layout, Level, SECTOR, Superblock, Uuid, plan_create};
+use nix::sys::signal::{SigSet, Signal};
 use uraid_config::Size;
 
 use crate::cli::{CreateArgs, LevelArg};
@@ -17,7 +18,7 @@ use crate::failure::Failure;
 use crate::human;
 use crate::journal::Journal;
 use crate::probe::{self, Finding};
-use crate::scan;
+use crate::{out, scan};
 
 /// A member as it is before anything is written.
 enum Candidate {
@@ -56,8 +57,7 @@ pub fn run(args: &CreateArgs) -> Result<(), Failure> {
     let zero = members.iter().all(Candidate::is_zero);
     let made: Vec<bool> = members.iter().map(|member| matches!(member, Candidate::New { .. })).collect();
     write_all(members, &plan)?;
-    summary(args, &plan, &made, zero);
-    Ok(())
+    summary(args, &plan, &made, zero)
 }
 
 impl Candidate {
@@ -220,8 +220,18 @@ fn random_uuid() -> Uuid {
     Uuid(*uuid::Uuid::new_v4().as_bytes())
 }
 
-/// Makes the missing files, removes old signatures, and writes the superblocks.
+/// Writes with the signals that end a program held back, so that Ctrl-C cannot come between the first
+/// write and the last; they arrive afterwards.
 fn write_all(members: Vec<Candidate>, plan: &[Superblock]) -> Result<(), Failure> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    signals.thread_block().map_err(Failure::operating)?;
+    let written = write_members(members, plan);
+    signals.thread_unblock().map_err(Failure::operating)?;
+    written
+}
+
+/// Makes the missing files, removes old signatures, and writes the superblocks.
+fn write_members(members: Vec<Candidate>, plan: &[Superblock]) -> Result<(), Failure> {
     let mut journal = Journal::new();
     for member in members {
         match member {
@@ -279,31 +289,32 @@ fn write_superblock(journal: &mut Journal, index: usize, superblock: &Superblock
     journal.write(index, at, &superblock.encode())
 }
 
-fn summary(args: &CreateArgs, plan: &[Superblock], made: &[bool], zero: bool) {
-    let Some(first) = plan.first() else { return };
-    println!(
+fn summary(args: &CreateArgs, plan: &[Superblock], made: &[bool], zero: bool) -> Result<(), Failure> {
+    let Some(first) = plan.first() else { return Ok(()) };
+    let mut lines = vec![format!(
         "created {} {:?}: {} members, {} chunk, {}, {} usable, uuid {}",
         first.level(),
         first.name(),
         first.raid_disks(),
-        Size::from_bytes(u64::from(first.chunk_sectors()) * SECTOR),
+        Size::from_bytes(u64::from(first.chunk_sectors()) * SECTOR).to_string().trim_end_matches("iB"),
         first.layout().name(),
         human::bytes(first.array_sectors().saturating_mul(SECTOR)),
         first.set_uuid(),
-    );
+    )];
     for ((role, path), made) in args.members.iter().enumerate().zip(made) {
-        println!("  role {role}: {}{}", path.display(), if *made { " (new file)" } else { "" });
+        lines.push(format!("  role {role}: {}{}", path.display(), if *made { " (new file)" } else { "" }));
     }
     if args.size.is_some() && !made.contains(&true) {
-        println!("note: all members existed already, so --size was not used");
+        lines.push("note: all members existed already, so --size was not used".to_owned());
     }
-    if zero {
-        println!("parity: matches already, all members are zero; no resync is needed");
-    } else if args.assume_clean {
-        println!(
-            "parity: assumed to match, as told by --assume-clean; if it does not, losing a member will lose data"
-        );
-    } else {
-        println!("parity: not known to match; a resync runs when the array is served");
-    }
+    let parity = match (zero, args.assume_clean) {
+        (true, _) => "matches already, all members are zero; no resync is needed",
+        (_, true) => {
+            "assumed to match, as told by --assume-clean; if it does not, losing a member will lose data"
+        }
+        _ => "not known to match; a resync runs when the array is served",
+    };
+    lines.push(format!("parity: {parity}"));
+    lines.push("next: `uraid serve --listen unix:/PATH MEMBER...` exports it over NBD".to_owned());
+    out::print(&(lines.join("\n") + "\n"))
 }

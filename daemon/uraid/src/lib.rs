@@ -18,6 +18,7 @@ pub mod examine;
 pub mod failure;
 pub mod human;
 pub mod journal;
+pub mod out;
 pub mod probe;
 pub mod scan;
 pub mod serve;

@@ -10,7 +10,7 @@ use crate::control::protocol::{
     ArrayState, MemberState, MemberStatus, Status, SyncKind, SyncStatus, VERSION,
 };
 use crate::failure::Failure;
-use crate::human;
+use crate::{human, out};
 
 /// What `uraid status --json` prints.
 #[derive(Serialize, Debug)]
@@ -26,11 +26,10 @@ struct StatusDocument<'a> {
 /// It cannot be said in JSON (a path that is not UTF-8).
 pub fn print(status: &Status, json: bool) -> Result<(), Failure> {
     if json {
-        println!("{}", to_json(status).map_err(Failure::operating)?);
+        out::print(&(to_json(status).map_err(Failure::operating)? + "\n"))
     } else {
-        print!("{}", to_text(status));
+        out::print(&to_text(status))
     }
-    Ok(())
 }
 
 /// The status as JSON, version 1 of docs/json.md.

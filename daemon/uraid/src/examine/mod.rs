@@ -13,7 +13,7 @@ use md_format::{Fault, Superblock, SuperblockError};
 use crate::cli::ExamineArgs;
 use crate::device::Device;
 use crate::failure::Failure;
-use crate::scan;
+use crate::{out, scan};
 
 /// What a look at one member gave.
 struct Examined<'a> {
@@ -30,11 +30,11 @@ struct Examined<'a> {
 pub fn run(args: &ExamineArgs) -> Result<(), Failure> {
     let examined: Vec<Examined<'_>> = args.members.iter().map(|path| examine(path)).collect();
     if args.json {
-        println!("{}", json::document(&examined)?);
+        out::print(&(json::document(&examined)? + "\n"))?;
     } else {
         for member in &examined {
             match &member.superblock {
-                Ok(superblock) => print!("{}", text::member(member.path, superblock)),
+                Ok(superblock) => out::print(&text::member(member.path, superblock))?,
                 Err(error) => eprintln!("uraid: {}: {error}", member.path.display()),
             }
         }

@@ -240,3 +240,23 @@ fn without_its_tool_nothing_is_written() {
     );
     assert_eq!(bench.snapshot(), before);
 }
+
+/// A limit on the size of files stands in for a disk that is full or breaks: the old signature is wiped
+/// already when the first superblock cannot be written any more.
+#[test]
+fn a_write_that_fails_leaves_everything_as_it_was() {
+    let bench = Bench::new();
+    let superblock = bench.md_superblock("1.1", 32 * MIB);
+    for name in ["a", "b", "c"] {
+        bench.file_from(name, &superblock, 32 * MIB);
+    }
+    let before = bench.snapshot();
+    for members in ["a b c", "new a b"] {
+        let args = format!("create --force --level 5 --name v --size 32M {members}");
+        let run = bench.uraid_with_file_limit(8192, &args);
+        assert_eq!(run.code, 1, "{run:?}");
+        assert!(run.stderr.contains("File too large"), "{run:?}");
+        assert!(run.stderr.contains("put back as they were"), "{run:?}");
+        assert_eq!(bench.snapshot(), before, "{members}");
+    }
+}

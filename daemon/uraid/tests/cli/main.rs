@@ -4,7 +4,11 @@
 #[cfg(test)]
 mod create;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod examine;
+#[cfg(test)]
+mod status;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

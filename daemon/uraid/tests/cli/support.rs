@@ -87,6 +87,16 @@ impl Bench {
         run(command)
     }
 
+    /// Runs uraid where files cannot be written at or beyond `bytes`; existing ones may be longer.
+    pub(crate) fn uraid_with_file_limit(&self, bytes: u64, args: &str) -> Run {
+        let binary = env!("CARGO_BIN_EXE_uraid");
+        // POSIX counts in blocks of 512 bytes. The ignored signal becomes an error of write.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec '{binary}' {args}", bytes / 512);
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).current_dir(self.directory.path()).stdin(Stdio::null());
+        run(command)
+    }
+
     /// Puts a script in front of the real tool, for uraid only.
     pub(crate) fn fake_tool(&self, name: &str, script: &str) {
         let path = self.tools.path().join(name);

@@ -1,0 +1,83 @@
+//! docs/json.md against what is printed: no field undocumented, no documented field gone.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::status::example_status;
+use crate::support::Bench;
+
+const DOCUMENT: &str = include_str!("../../../../docs/json.md");
+
+/// The fields in the first column of the tables of one chapter, as `path.to.field`.
+fn documented(chapter: &str) -> BTreeSet<String> {
+    let start = DOCUMENT.find(&format!("\n## {chapter}\n")).unwrap_or(DOCUMENT.len());
+    let text = DOCUMENT.get(start + 1..).unwrap_or_default();
+    let text = text.get(..text.find("\n#").unwrap_or(text.len())).unwrap_or_default();
+    let field = |line: &str| line.strip_prefix("| `")?.split_once('`').map(|(field, _)| field.to_owned());
+    text.lines().filter_map(field).collect()
+}
+
+/// All fields of a value; `[]` stands for the entries of a list, `*` for the keys of a map of words.
+fn fields(prefix: &str, value: &Value, out: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) if prefix == "kernels" => out.extend(map.keys().map(|_| "kernels.*".to_owned())),
+        Value::Object(map) => {
+            for (key, value) in map {
+                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                fields(&path, value, out);
+                out.insert(path);
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|item| fields(&format!("{prefix}[]"), item, out)),
+        _ => {}
+    }
+}
+
+#[test]
+fn status_is_documented() {
+    let json: Value = serde_json::from_str(&uraid::status::to_json(&example_status()).unwrap()).unwrap();
+    let mut printed = BTreeSet::new();
+    fields("", &json, &mut printed);
+    assert_eq!(printed, documented("`uraid status --json`"));
+}
+
+#[test]
+fn examine_is_documented() {
+    let bench = Bench::new();
+    bench.uraid(&["create", "--level", "5", "--name", "v", "--size", "32M", "a", "b", "c"]).ok();
+    let run = bench.uraid(&["examine", "--json", "a", "none"]);
+    let json: Value = serde_json::from_str(&run.stdout).unwrap();
+    let mut printed = BTreeSet::new();
+    fields("", &json, &mut printed);
+    assert_eq!(printed, documented("`uraid examine --json`"));
+}
+
+#[test]
+fn the_words_of_the_protocol_are_documented() {
+    for word in [
+        "clean",
+        "active",
+        "resyncing",
+        "rebuilding",
+        "degraded",
+        "broken",
+        "stopping",
+        "in_sync",
+        "spare",
+        "failed",
+        "missing",
+        "bad_request",
+        "unsupported_version",
+        "not_found",
+        "refused",
+        "absent",
+        "damaged",
+        "unsupported",
+        "too_small",
+        "unreadable",
+        "journal",
+    ] {
+        assert!(DOCUMENT.contains(&format!("`{word}`")), "docs/json.md does not say `{word}`");
+    }
+}
