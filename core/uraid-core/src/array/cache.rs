@@ -15,13 +15,8 @@ const PATIENCE: u64 = 64;
 pub(super) enum Work {
     /// A piece of a write.
     Write(Part),
-    /// A piece of a read that needs other members; `bad` are blocks that just failed to read.
-    Read {
-        /// The piece.
-        part: Part,
-        /// Blocks that failed.
-        bad: Blocks,
-    },
+    /// A piece of a read that needs other members, or that its own member failed to serve.
+    Read(Part),
     /// The background pass comes by.
     Sync,
 }

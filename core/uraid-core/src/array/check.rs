@@ -50,7 +50,7 @@ impl Array {
         let mut parts: BTreeMap<ReqId, u32> = BTreeMap::new();
         let mut count = |req: ReqId| *parts.entry(req).or_default() += 1;
         let mut queued = |work: &Work| match work {
-            Work::Write(part) | Work::Read { part, .. } => count(part.req),
+            Work::Write(part) | Work::Read(part) => count(part.req),
             Work::Sync => {}
         };
         for (_, slot) in self.cache.slots() {

@@ -89,17 +89,11 @@ impl Array {
                 Some(kind) => Pass::new(Kind::Sync(kind), Vec::new(), lanes),
                 None => return self.pass_done(id),
             },
-            Some(Work::Read { part, bad }) => {
+            Some(Work::Read(part)) => {
                 let mut parts = vec![part];
-                let mut bads = vec![(part.lane, bad)];
-                while let Some(&Work::Read { part, bad }) = slot.queue.front() {
+                while let Some(&Work::Read(part)) = slot.queue.front() {
                     slot.queue.pop_front();
                     parts.push(part);
-                    bads.push((part.lane, bad));
-                }
-                for (lane, bad) in bads {
-                    let state = &mut slot.lanes[usize::from(lane)];
-                    state.bad = state.bad.or(bad.minus(state.cached));
                 }
                 Pass::new(Kind::Read, parts, lanes)
             }

@@ -154,7 +154,7 @@ impl Array {
                 let io = self.start_io(Io { member, offset, len: part.len, write: false, what });
                 self.actions.push_back(Action::Read { io, member, offset, mem });
             }
-            _ => self.cache.push(piece.stripe, Work::Read { part, bad: Blocks::NONE }, false),
+            _ => self.cache.push(piece.stripe, Work::Read(part), false),
         }
     }
 
@@ -174,8 +174,10 @@ impl Array {
             self.part_done(part.req, Ok(()));
             return;
         };
-        let bad = self.read_failed(io.member, fault, part.blocks());
-        self.cache.push(stripe, Work::Read { part, bad }, false);
+        // The stripe's pass asks the member again before it believes that the block is bad: a write may
+        // have replaced it in between.
+        self.read_failed(io.member, fault, part.blocks());
+        self.cache.push(stripe, Work::Read(part), false);
     }
 
     /// A member failed to read: the blocks to treat as lost on it. A member that is gone altogether is

@@ -50,7 +50,15 @@ impl Disk {
     fn new(sectors: u64, data_offset: u64, data_bytes: u64) -> Self {
         let bytes = vec![0; (HEAD + data_bytes) as usize];
         let gap = data_offset - HEAD;
-        Disk { view: bytes.clone(), durable: bytes, unflushed: vec![], bad: BTreeSet::new(), dead: false, gap, sectors }
+        Disk {
+            view: bytes.clone(),
+            durable: bytes,
+            unflushed: vec![],
+            bad: BTreeSet::new(),
+            dead: false,
+            gap,
+            sectors,
+        }
     }
     fn at(&self, offset: u64) -> usize {
         if offset < HEAD { offset as usize } else { (offset - self.gap) as usize }
@@ -206,10 +214,8 @@ impl World {
             clean: shape.clean,
         })
         .expect("a possible array");
-        let mut disks: Vec<Disk> = superblocks
-            .iter()
-            .map(|sb| Disk::new(sectors, sb.data_offset() * 512, data))
-            .collect();
+        let mut disks: Vec<Disk> =
+            superblocks.iter().map(|sb| Disk::new(sectors, sb.data_offset() * 512, data)).collect();
         if !shape.clean {
             // Parity of garbage: only a resync makes it match.
             for disk in &mut disks {
@@ -283,7 +289,9 @@ impl World {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Read { io, member, offset, mem } => self.pending.push(Pending::Read { io, member, offset, mem }),
+            Action::Read { io, member, offset, mem } => {
+                self.pending.push(Pending::Read { io, member, offset, mem })
+            }
             Action::Write { io, member, offset, mem } => {
                 let bytes = self.fetch(&mem);
                 self.pending.push(Pending::Write { io, member, offset, bytes });
@@ -332,7 +340,8 @@ impl World {
         let event = match op {
             Pending::Read { io, member, offset, mem } => {
                 let disk = &self.disks[usize::from(member.0)];
-                let bad = (offset / 4096..(offset + u64::from(mem.len)).div_ceil(4096)).any(|b| disk.bad.contains(&b));
+                let bad = (offset / 4096..(offset + u64::from(mem.len)).div_ceil(4096))
+                    .any(|b| disk.bad.contains(&b));
                 if disk.dead || bad {
                     let fault = if disk.dead { IoFault::Gone } else { IoFault::Io };
                     Event::IoDone { io, result: Err(fault) }
@@ -525,7 +534,15 @@ impl World {
         let sectors: Vec<u64> =
             (asked.offset / 512..(asked.offset + asked.data.len() as u64) / 512).collect();
         if let Err(e) = result {
-            assert!(self.errors_allowed, "seed {}: {:?} failed: {e:?}", self.seed, asked.kind);
+            assert!(
+                self.errors_allowed,
+                "seed {}: {:?} at {} failed: {e:?}; {:?}; {:?}",
+                self.seed,
+                asked.kind,
+                asked.offset,
+                self.array.status(),
+                self.notices
+            );
         }
         match asked.kind {
             RequestKind::Read => {
@@ -565,7 +582,12 @@ impl World {
             self.tell(Event::Idle);
             while self.answer_one() {
                 steps += 1;
-                assert!(steps < 3_000_000, "seed {}: never comes to rest: {:?}", self.seed, self.array.status());
+                assert!(
+                    steps < 3_000_000,
+                    "seed {}: never comes to rest: {:?}",
+                    self.seed,
+                    self.array.status()
+                );
             }
             if self.asked.is_empty() && self.pending.is_empty() {
                 break;
@@ -599,7 +621,8 @@ impl World {
             let role = g.pattern(piece.stripe).roles[usize::from(piece.lane)];
             if let Some(&member) = by_role.get(&role) {
                 let disk = &self.disks[usize::from(member.0)];
-                let offset = self.data_offset(member) + g.member_offset(piece.stripe) + u64::from(piece.offset);
+                let offset =
+                    self.data_offset(member) + g.member_offset(piece.stripe) + u64::from(piece.offset);
                 let bytes = disk.read(offset, piece.len as usize);
                 out[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
             }
@@ -648,7 +671,11 @@ impl World {
             }
             for (lane, want) in [(Some(g.p_lane()), &p), (g.q_lane(), &q)] {
                 if let Some(have) = lane.and_then(strip) {
-                    assert!(have == &want[..], "seed {}: parity of stripe {stripe} lane {lane:?} is wrong", self.seed);
+                    assert!(
+                        have == &want[..],
+                        "seed {}: parity of stripe {stripe} lane {lane:?} is wrong",
+                        self.seed
+                    );
                 }
             }
         }
@@ -676,7 +703,11 @@ impl World {
         disk.durable = disk.view.clone();
         self.disks.push(disk);
         let member = MemberId((self.disks.len() - 1) as u16);
-        let new = NewMember { member, device_sectors: self.disks[0].sectors, device_uuid: [100 + member.0 as u8; 16] };
+        let new = NewMember {
+            member,
+            device_sectors: self.disks[0].sectors,
+            device_uuid: [100 + member.0 as u8; 16],
+        };
         self.array.check_add(&new).expect("can be added");
         self.tell(Event::AddMember(new));
         member
