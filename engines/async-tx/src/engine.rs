@@ -331,11 +331,13 @@ impl Engine {
         slot.stats.submitted += taken as u64;
         slot.stats.queue_full += (nodes.len() - taken) as u64;
         for (i, (serial, node)) in nodes.iter().enumerate() {
+            if i >= taken {
+                self.take_in_hand(backend, tokens[i]);
+            }
             let Some(at) = self.flight(*serial) else { continue };
             if i < taken {
                 self.flights[at].outstanding += 1;
             } else {
-                self.take_in_hand(backend, tokens[i]);
                 self.finish_on_cpu(at, *node);
                 self.close_if_over(*serial);
             }

@@ -15,7 +15,7 @@ pub(crate) struct Habits {
     /// One in how many operations fails; 0 for none. Unless the limits say that destinations are kept,
     /// a failed operation leaves garbage in them.
     pub(crate) fails_one_in: usize,
-    /// Reports completions of nothing, and some of them twice.
+    /// Reports completions of nothing, and every one twice, the second time at once or much later.
     pub(crate) babbles: bool,
 }
 
@@ -28,13 +28,15 @@ pub(crate) struct Late {
     habits: Habits,
     rng: Rng,
     cpu: CpuBackend,
+    /// Tokens of the past, for one that babbles.
+    past: Vec<OpToken>,
     /// Each operation in a chain of its own, for a chain owns its lists.
     held: Vec<(OpToken, Chain)>,
 }
 
 impl Late {
     pub(crate) fn new(habits: Habits, rng: Rng) -> Self {
-        Late { habits, rng, cpu: CpuBackend::auto(), held: Vec::new() }
+        Late { habits, rng, cpu: CpuBackend::auto(), past: Vec::new(), held: Vec::new() }
     }
 
     fn finish(&mut self, chain: &Chain) -> Result<Verdict, Fault> {
@@ -89,7 +91,9 @@ impl Backend for Late {
             let completion = Completion { token, result: self.finish(&chain) };
             done.push(completion);
             if self.habits.babbles {
-                done.push(completion);
+                self.past.push(token);
+                let token = self.past[self.rng.below(self.past.len())];
+                done.push(Completion { token, ..completion });
                 let nobody = OpToken(token.0 ^ (1 << self.rng.below(64)));
                 if !self.held.iter().any(|(held, _)| *held == nobody) {
                     done.push(Completion { token: nobody, result: Err(Fault::Gone) });

@@ -9,6 +9,8 @@ mod late;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod order;
+#[cfg(test)]
 mod same_bytes;
 #[cfg(test)]
 mod world;

@@ -90,6 +90,14 @@ impl World {
         chain
     }
 
+    /// Makes one byte of a good parity wrong, sometimes.
+    fn spoil(&self, rng: &mut Rng, chain: &mut Chain, parity: Region) {
+        if rng.chance(2) {
+            let dst = parity.part(rng.below(parity.len()), 1).unwrap();
+            chain.push(Op::Fill { dst, byte: rng.next() as u8 }, &[]).unwrap();
+        }
+    }
+
     fn push_random(&self, rng: &mut Rng, chain: &mut Chain, deps: &[NodeId]) -> NodeId {
         let len = if rng.chance(2) { 1 + rng.below(STRIP) } else { 64 * (1 + rng.below(STRIP / 64)) };
         let mut strips: Vec<_> = (0..STRIPS).collect();
@@ -122,6 +130,7 @@ impl World {
                 if rng.chance(2) {
                     chain.push(Op::Xor { srcs: &srcs, dst, mode: XorMode::Overwrite }, deps).unwrap();
                     srcs.push(dst);
+                    self.spoil(rng, chain, dst);
                 }
                 chain.push(Op::XorVal { srcs: &srcs }, deps)
             }
@@ -129,6 +138,7 @@ impl World {
             6 => {
                 if rng.chance(2) {
                     chain.push(Op::Pq { data: &data, p, q }, deps).unwrap();
+                    self.spoil(rng, chain, p.or(q).unwrap_or(dst));
                 }
                 chain.push(Op::PqVal { data: &data, p, q }, deps)
             }
