@@ -1,1 +1,44 @@
-//! One array shard: core, chains and member I/O on one thread
+//! One array shard: where the array core, the chain engine and member I/O meet, on one thread, together
+//! with the clients that they work for.
+//!
+//! ```text
+//!            tokio: handshakes, control                 one thread a shard
+//!   ┌──────────────────────────────────┐   ┌───────────────────────────────────────────────┐
+//!   │ ShardHandle ── connect, status,  │──>│ service ── connections (NBD transmission)     │
+//!   │                fail, add, stop   │   │    │                                          │
+//!   └──────────────────────────────────┘   │ runner ── Array (core) ── Engine ── MemberSet │
+//!                                          │    └───── memory: slots, payloads             │
+//!                                          └───────────────────────────────────────────────┘
+//! ```
+//!
+//! [`Shard::spawn`] starts one. [`Runner`] is the part without threads and sockets: a simulator drives it
+//! with other members and another clock, and everything that decides about data is the same.
+//!
+//! What this crate promises: memory stays in place until everyone has done with it; a write reaches the
+//! array only when its payload is complete; a client can harm nothing but its own connection; nothing is
+//! allocated on a client's word. What it leaves to others: handshakes, opening and assembling members
+//! (though [`open`] helps), and every decision about data, which are the core's.
+
+mod clients;
+mod clock;
+mod config;
+mod conn;
+mod lower;
+mod memory;
+mod requests;
+mod runner;
+mod send;
+mod service;
+mod shard;
+mod socket;
+mod status;
+mod sys;
+
+pub use clock::{Clock, ManualClock, MonotonicClock};
+pub use config::{POOL_BYTES_MIN, ShardConfig, SpawnError, Tuning, cpu_engine};
+pub use conn::{ConnectionError, ConnectionLimits};
+pub use lower::LowerError;
+pub use memory::{BadMem, Memory, MemoryConfig};
+pub use runner::{Fatal, Finished, IoCounters, MemberError, NewRequest, Progress, Runner};
+pub use shard::{AddError, FailError, MemberName, NewConnection, Shard, ShardExit, ShardGone, ShardHandle};
+pub use status::{ClientCounters, MemberInfo, NoticeRecord, ShardStatus, SyncInfo};

@@ -1,0 +1,197 @@
+//! The connections of a shard: who is there, who may have something to say, who can be told something.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::eventfd::EventFd;
+use nix::sys::time::TimeSpec;
+use uraid_core::Tick;
+
+use crate::conn::{Connection, ConnectionError, Received};
+
+/// Names a connection; a name of the past finds nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ClientKey {
+    place: usize,
+    generation: u64,
+}
+
+/// A connection and what the loop knows about it.
+#[derive(Debug)]
+pub(crate) struct Client {
+    generation: u64,
+    pub(crate) connection: Connection,
+    pub(crate) peer: String,
+    /// There may be something to read, or something that waited may go on.
+    ready: bool,
+    /// Until then it is looked at in every turn.
+    hot_until: Tick,
+    /// Something was added to its answers.
+    pub(crate) dirty: bool,
+    /// Its socket takes answers again.
+    pub(crate) writable: bool,
+}
+
+impl Client {
+    /// Takes note of an attempt to receive.
+    pub(crate) fn received(&mut self, result: &Result<Received, ConnectionError>) {
+        self.ready = matches!(result, Ok(Received::More));
+        // Answers that the connection gave by itself.
+        self.dirty |= self.connection.has_output();
+    }
+
+    /// It is looked at in every turn until then: more is likely to come soon.
+    pub(crate) fn keep_hot(&mut self, until: Tick) {
+        self.hot_until = until;
+    }
+
+    fn is_active(&self, now: Tick) -> bool {
+        self.ready || (now < self.hot_until && self.connection.wants_read())
+    }
+
+    fn is_sendable(&self) -> bool {
+        self.connection.has_output() && (self.writable || (self.dirty && !self.connection.wants_write()))
+    }
+
+    fn interest(&self) -> PollFlags {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::POLLIN, self.connection.wants_read());
+        flags.set(PollFlags::POLLOUT, self.connection.wants_write());
+        flags
+    }
+}
+
+/// The connections by their keys.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    places: Vec<Option<Client>>,
+    generation: u64,
+    count: usize,
+}
+
+impl Clients {
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(crate) fn insert(&mut self, connection: Connection, peer: String) {
+        self.generation += 1;
+        self.count += 1;
+        let client = Client {
+            generation: self.generation,
+            connection,
+            peer,
+            ready: true,
+            hot_until: Tick::default(),
+            dirty: false,
+            writable: false,
+        };
+        match self.places.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(client),
+            None => self.places.push(Some(client)),
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, key: ClientKey) -> Option<&mut Client> {
+        let client = self.places.get_mut(key.place)?.as_mut()?;
+        (client.generation == key.generation).then_some(client)
+    }
+
+    pub(crate) fn remove(&mut self, key: ClientKey) -> Option<Client> {
+        let place = self.places.get_mut(key.place)?;
+        let client = place.take_if(|client| client.generation == key.generation)?;
+        self.count -= 1;
+        Some(client)
+    }
+
+    /// The first one of which `wanted` is true.
+    pub(crate) fn find(&self, wanted: impl Fn(&Client) -> bool) -> Option<ClientKey> {
+        self.next(&mut 0, wanted)
+    }
+
+    /// From place `at` on, the next one that may have something to say.
+    pub(crate) fn next_active(&self, at: &mut usize, now: Tick) -> Option<ClientKey> {
+        self.next(at, |client| client.is_active(now))
+    }
+
+    /// From place `at` on, the next one that can be sent something.
+    pub(crate) fn next_sendable(&self, at: &mut usize) -> Option<ClientKey> {
+        self.next(at, Client::is_sendable)
+    }
+
+    fn next(&self, at: &mut usize, wanted: impl Fn(&Client) -> bool) -> Option<ClientKey> {
+        while let Some(place) = self.places.get(*at) {
+            let found = *at;
+            *at += 1;
+            if let Some(client) = place.as_ref().filter(|client| wanted(client)) {
+                return Some(ClientKey { place: found, generation: client.generation });
+            }
+        }
+        None
+    }
+
+    /// Lets those that did not read for want of room try again.
+    pub(crate) fn wake_blocked(&mut self) {
+        for client in self.places.iter_mut().flatten() {
+            client.ready |= client.connection.is_blocked();
+        }
+    }
+
+    pub(crate) fn drain_all(&mut self) {
+        self.places.iter_mut().flatten().for_each(|client| client.connection.drain());
+    }
+
+    pub(crate) fn all_quiet(&self) -> bool {
+        self.places.iter().flatten().all(|client| client.connection.is_quiet())
+    }
+
+    /// Closes those that have said and been told everything.
+    pub(crate) fn close_ended(&mut self) {
+        for place in &mut self.places {
+            if let Some(client) = place.take_if(|client| client.connection.has_ended()) {
+                self.count -= 1;
+                tracing::debug!(peer = client.peer, "closed");
+            }
+        }
+    }
+
+    /// Asks the kernel which sockets can be read or written, and marks them. Says whether `bell` rang.
+    pub(crate) fn poll(
+        &mut self,
+        bell: &EventFd,
+        members: Option<BorrowedFd<'_>>,
+        timeout: Option<Duration>,
+    ) -> io::Result<bool> {
+        let mut fds = vec![PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
+        fds.extend(members.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let others = fds.len();
+        let mut places = Vec::with_capacity(self.count);
+        for (place, client) in self.places.iter().enumerate() {
+            let Some(client) = client else { continue };
+            let interest = client.interest();
+            // A socket of no interest would still report a hang-up, again and again.
+            if !interest.is_empty() {
+                places.push(place);
+                fds.push(PollFd::new(client.connection.fd(), interest));
+            }
+        }
+        match ppoll(&mut fds, timeout.map(TimeSpec::from_duration), None) {
+            Ok(_) => {}
+            Err(nix::Error::EINTR) => return Ok(false),
+            Err(err) => return Err(err.into()),
+        }
+        let events = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
+        let rung = fds.first().is_some_and(|fd| !events(fd).is_empty());
+        let ready: Vec<_> = places.into_iter().zip(fds.iter().skip(others).map(events)).collect();
+        drop(fds);
+        let over = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+        for (place, events) in ready {
+            let Some(client) = self.places.get_mut(place).and_then(Option::as_mut) else { continue };
+            client.ready |= events.intersects(PollFlags::POLLIN | over);
+            client.writable |= events.intersects(PollFlags::POLLOUT | over);
+        }
+        Ok(rung)
+    }
+}

@@ -1,0 +1,113 @@
+//! What a shard is made of, and why it may not be made.
+
+use std::time::Duration;
+
+use async_tx::Engine;
+use engine_cpu::CpuBackend;
+use md_format::Assembly;
+use raid6_simd::{Kernels, SelectError, Selection};
+use thiserror::Error;
+use uraid_blockio::{ArenaError, AttachError, Member};
+use uraid_core::StartError;
+
+use crate::conn::ConnectionLimits;
+
+/// The least bytes for payloads: the longest payload of the protocol must fit.
+pub const POOL_BYTES_MIN: usize = nbd_rs::wire::limit::PAYLOAD as usize;
+
+/// How a shard is run. [`Tuning::default`] is good for most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tuning {
+    /// Bytes for the stripe cache; at least 16 stripes are made.
+    pub cache_bytes: usize,
+    /// Bytes for the payloads of requests, at least [`POOL_BYTES_MIN`].
+    pub pool_bytes: usize,
+    /// Lock all of it into memory.
+    pub lock_memory: bool,
+    /// How long to look for further input before sleeping. A sleeping thread takes 20 to 50 µs to wake on
+    /// virtual machines, several times what a small request takes; zero saves the power.
+    pub spin: Duration,
+    /// What one connection may have in flight.
+    pub connection: ConnectionLimits,
+    /// Connections at a time; more are closed at once.
+    pub connections: usize,
+    /// A client that has not moved for so long while it holds memory that another one waits for is
+    /// disconnected.
+    pub stall: Duration,
+    /// Use io_uring for the members that profit from it.
+    pub io_uring: bool,
+    /// Milliseconds without a write after which the array is marked clean.
+    pub safe_mode_ms: u64,
+    /// Stripes of a resync or rebuild in flight while no client is served.
+    pub sync_window: u32,
+    /// Check all invariants of the core all the time; very slow, for tests.
+    pub self_check: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 64 << 20,
+            pool_bytes: 128 << 20,
+            lock_memory: false,
+            spin: Duration::from_micros(60),
+            connection: ConnectionLimits::default(),
+            connections: 128,
+            stall: Duration::from_secs(30),
+            io_uring: true,
+            safe_mode_ms: 200,
+            sync_window: 8,
+            self_check: false,
+        }
+    }
+}
+
+/// What a shard is made of.
+pub struct ShardConfig {
+    /// The volume's name, for the log and the thread.
+    pub name: String,
+    /// The assembled array.
+    pub assembly: Assembly,
+    /// The opened members, `members[i]` for `assembly.members[i]`.
+    pub members: Vec<Member>,
+    /// Refuse writes and leave the members as they are.
+    pub read_only: bool,
+    /// Who computes; see [`cpu_engine`].
+    pub engine: Engine,
+    /// Sizes and times.
+    pub tuning: Tuning,
+}
+
+/// Why a shard was not started.
+#[derive(Debug, Error)]
+pub enum SpawnError {
+    /// The list of opened members does not fit the assembly.
+    #[error("{assembled} members were assembled, but {opened} were opened")]
+    Members {
+        /// Members of the assembly.
+        assembled: usize,
+        /// Members opened.
+        opened: usize,
+    },
+    /// A member could not be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The array cannot be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The memory cannot be had.
+    #[error(transparent)]
+    Memory(#[from] ArenaError),
+    /// The system has no thread or no event descriptor left.
+    #[error("cannot start the volume's thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// An engine that computes on the CPU, with the kernels of this name: `auto`, `cycle` or the name of one.
+///
+/// # Errors
+/// There are no such kernels, or this CPU cannot run them.
+pub fn cpu_engine(kernels: &str) -> Result<Engine, SelectError> {
+    let kernels = Kernels::select(kernels.parse::<Selection>()?)?;
+    Ok(Engine::new(Box::new(CpuBackend::new(kernels))))
+}

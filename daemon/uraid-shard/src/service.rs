@@ -1,0 +1,491 @@
+//! The shard's loop: sockets, array and commands, on one thread.
+//!
+//! One turn receives what there is from every connection that may have something, hands it to the array,
+//! does what the array asks for, and sends what came of it. When nothing is at hand the array is told so;
+//! then the loop looks again and again for a short while, for a thread that slept takes longer to wake
+//! than a small request takes; then it sleeps in `poll`. Nothing else blocks, but the inline I/O of
+//! members that are memory or page cache.
+//!
+//! Requests are carried out in the order in which they arrive. Large ones are carried out one by one, so
+//! that a payload is written or sent while it is still in the CPU's caches; small ones together, so that
+//! the array sees neighbours and answers share a system call.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use nbd_rs::Request;
+use nix::sys::eventfd::EventFd;
+use uraid_blockio::{Member, MemberIo, MemberSet};
+use uraid_core::{MemberId, NewMember, Notice, RequestKind, Tick};
+
+use crate::clients::{ClientKey, Clients};
+use crate::clock::MonotonicClock;
+use crate::config::Tuning;
+use crate::conn::{Connection, ConnectionError, Received, Work};
+use crate::runner::{Fatal, Finished, NewRequest, Progress, Runner};
+use crate::shard::{AddError, Command, FailError, MemberName, NewConnection, ShardExit};
+use crate::socket;
+use crate::status::{ClientCounters, MemberInfo, NoticeLog, ShardStatus, SpeedMeter, member_of};
+
+/// Actions of the array in one turn; what is left is done in the next, after a look at the sockets.
+const ACTIONS: u32 = 64;
+/// Receives from one connection in one turn.
+const RECEIVES: u32 = 16;
+/// Bytes of payload that are handed over before the array is made to work on them.
+const LARGE: u64 = 256 << 10;
+/// Nanoseconds of work after which sockets that were quiet are looked at.
+const LOOK_AFTER: u64 = 200_000;
+/// Nanoseconds between two rounds of what needs to be done now and then.
+const SAMPLE_EVERY: u64 = 500_000_000;
+/// The time given to a stop that nobody set a deadline for.
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Whose request it is.
+type Tag = (ClientKey, Request);
+
+pub(crate) struct Service {
+    name: String,
+    runner: Runner<MemberSet, MonotonicClock, Tag>,
+    slots: u32,
+    tuning: Tuning,
+    paths: Vec<PathBuf>,
+    inbox: Receiver<Command>,
+    bell: Arc<EventFd>,
+    clients: Clients,
+    /// Clients that wait for pool memory, in order.
+    hungry: VecDeque<ClientKey>,
+    /// Scratch for what a connection received.
+    work: Vec<Work>,
+    counters: ClientCounters,
+    notices: NoticeLog,
+    speed: SpeedMeter,
+    last_look: Tick,
+    last_sample: Tick,
+    /// Until when to look again instead of sleeping.
+    spin_until: Tick,
+    stopping: Option<Tick>,
+}
+
+impl Service {
+    pub(crate) fn new(
+        name: String,
+        runner: Runner<MemberSet, MonotonicClock, Tag>,
+        slots: u32,
+        tuning: Tuning,
+        paths: Vec<PathBuf>,
+        inbox: Receiver<Command>,
+        bell: Arc<EventFd>,
+    ) -> Self {
+        Self {
+            name,
+            runner,
+            slots,
+            tuning,
+            paths,
+            inbox,
+            bell,
+            clients: Clients::default(),
+            hungry: VecDeque::new(),
+            work: Vec::new(),
+            counters: ClientCounters::default(),
+            notices: NoticeLog::default(),
+            speed: SpeedMeter::default(),
+            last_look: Tick::default(),
+            last_sample: Tick::default(),
+            spin_until: Tick::default(),
+            stopping: None,
+        }
+    }
+
+    /// Serves until it is told to stop, or cannot go on.
+    pub(crate) fn run(mut self) -> ShardExit {
+        loop {
+            match self.turn() {
+                Ok(None) => {}
+                Ok(Some(exit)) => return exit,
+                Err(fatal) => {
+                    tracing::error!(volume = self.name, "the volume is stopped at once: {fatal}");
+                    return ShardExit::Fatal(fatal.to_string());
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Result<Option<ShardExit>, Fatal> {
+        let now = self.runner.now();
+        self.take_commands(now);
+        let input = self.receive_all(now)?;
+        if !input.more && self.runner.owes_idle() {
+            self.runner.idle();
+        }
+        let progress = self.runner.step(ACTIONS)?;
+        let delivered = self.deliver(now);
+        self.take_notices();
+        self.clients.close_ended();
+        self.look_after(now);
+        if let Some(exit) = self.exit(now) {
+            return Ok(Some(exit));
+        }
+        if input.any || delivered {
+            self.spin_until = self.after_spin();
+        }
+        let busy = input.any || input.more || delivered || progress != Progress::Idle;
+        if busy || self.runner.owes_idle() {
+            if now.0.saturating_sub(self.last_look.0) > LOOK_AFTER {
+                self.look(now, Some(Duration::ZERO));
+            }
+        } else if self.runner.now() >= self.spin_until && !self.runner.computing() {
+            self.sleep(now);
+        }
+        Ok(None)
+    }
+
+    /// The end of a spin that begins now.
+    fn after_spin(&self) -> Tick {
+        let spin = u64::try_from(self.tuning.spin.as_nanos()).unwrap_or(u64::MAX);
+        Tick(self.runner.now().0.saturating_add(spin))
+    }
+
+    /// What needs to be done now and then.
+    fn look_after(&mut self, now: Tick) {
+        if now.0.saturating_sub(self.last_sample.0) < SAMPLE_EVERY {
+            return;
+        }
+        self.last_sample = now;
+        self.speed.sample(now, self.runner.array().status().sync);
+        if !self.hungry.is_empty() {
+            self.drop_stalled(now);
+        }
+    }
+
+    /// Whether it is over: the array has stopped and every answer was taken, or time is up.
+    fn exit(&self, now: Tick) -> Option<ShardExit> {
+        let deadline = self.stopping?;
+        let late = now >= deadline;
+        match self.runner.stopped() {
+            Some(clean) if late || self.clients.all_quiet() => Some(ShardExit::Stopped { clean }),
+            None if late => Some(ShardExit::TimedOut),
+            _ => None,
+        }
+    }
+
+    fn receive_all(&mut self, now: Tick) -> Result<Input, Fatal> {
+        let mut input = Input::default();
+        let mut at = 0;
+        while let Some(key) = self.clients.next_active(&mut at, now) {
+            self.receive_from(key, now, &mut input)?;
+        }
+        Ok(input)
+    }
+
+    fn receive_from(&mut self, key: ClientKey, now: Tick, input: &mut Input) -> Result<(), Fatal> {
+        for _ in 0..RECEIVES {
+            let may_allocate = self.hungry.front().is_none_or(|first| *first == key);
+            let mut work = std::mem::take(&mut self.work);
+            let Some(client) = self.clients.get_mut(key) else { return Ok(()) };
+            let received = client.connection.receive(now, self.runner.pool(), may_allocate, &mut work);
+            let any = !work.is_empty() || matches!(received, Ok(Received::More));
+            client.received(&received);
+            let (hungry, ending) = (client.connection.waits_for_memory(), client.connection.is_ending());
+            self.line_up(key, hungry);
+            if ending {
+                // Half a payload was thrown away, perhaps, which makes room.
+                self.clients.wake_blocked();
+            }
+            input.any |= any;
+            if let Err(err) = &received {
+                self.give_up(key, err);
+            }
+            let fed = self.feed(key, &mut work, now);
+            self.work = work;
+            fed?;
+            match received {
+                Ok(Received::More) => {}
+                Ok(Received::Drained | Received::Blocked) | Err(_) => return Ok(()),
+            }
+        }
+        input.more = true;
+        Ok(())
+    }
+
+    /// Keeps the line for pool memory: who waits is in it, once, and who does not is not.
+    fn line_up(&mut self, key: ClientKey, hungry: bool) {
+        let at = self.hungry.iter().position(|other| *other == key);
+        match (at, hungry) {
+            (None, true) => self.hungry.push_back(key),
+            (Some(at), false) => {
+                self.hungry.remove(at);
+                // The next one in line may have waited for its turn only.
+                self.clients.wake_blocked();
+            }
+            _ => {}
+        }
+    }
+
+    /// Hands requests to the array, and makes it work when that is much.
+    fn feed(&mut self, key: ClientKey, work: &mut Vec<Work>, now: Tick) -> Result<(), Fatal> {
+        let mut bytes = 0;
+        for Work { request, payload } in work.drain(..) {
+            let Some(kind) = kind_of(&request) else { continue };
+            let (offset, len) = (request.offset, u64::from(request.len));
+            bytes += payload.as_ref().map_or(0, |buf| buf.len() as u64);
+            self.runner.submit(NewRequest { kind, offset, len, payload, tag: (key, request) });
+            if bytes >= LARGE {
+                bytes = 0;
+                self.runner.step(ACTIONS)?;
+                self.deliver(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on what the array has done with, and sends it. Says whether there was anything.
+    fn deliver(&mut self, now: Tick) -> bool {
+        let mut any = false;
+        let hot_until = self.after_spin();
+        while let Some(finished) = self.runner.next_finished() {
+            any = true;
+            self.count(&finished);
+            let Finished { payload, tag: (key, request), result, .. } = finished;
+            // A client that is gone left its memory with the array; it is free from here on.
+            if let Some(client) = self.clients.get_mut(key) {
+                client.connection.complete(&request, payload, result);
+                client.dirty = true;
+                client.keep_hot(hot_until);
+            }
+        }
+        let mut at = 0;
+        while let Some(key) = self.clients.next_sendable(&mut at) {
+            let Some(client) = self.clients.get_mut(key) else { continue };
+            client.dirty = false;
+            client.writable = false;
+            match client.connection.send(now) {
+                Ok(sent) => any |= sent > 0,
+                Err(err) => self.give_up(key, &err),
+            }
+        }
+        if any {
+            self.clients.wake_blocked();
+        }
+        any
+    }
+
+    fn count(&mut self, finished: &Finished<Tag>) {
+        let (counters, len) = (&mut self.counters, finished.len);
+        match (finished.kind, finished.result) {
+            (_, Err(_)) => counters.errors += 1,
+            (RequestKind::Read, _) => {
+                counters.reads += 1;
+                counters.read_bytes += len;
+            }
+            (RequestKind::Write { .. }, _) => {
+                counters.writes += 1;
+                counters.write_bytes += len;
+            }
+            (RequestKind::WriteZeroes { .. }, _) => {
+                counters.zeroes += 1;
+                counters.zero_bytes += len;
+            }
+            (RequestKind::Flush, _) => counters.flushes += 1,
+        }
+    }
+
+    fn give_up(&mut self, key: ClientKey, err: &ConnectionError) {
+        if let Some(client) = self.clients.remove(key) {
+            self.counters.broken_connections += 1;
+            tracing::info!(volume = self.name, peer = client.peer, "disconnected: {err}");
+        }
+        self.line_up(key, false);
+        self.clients.wake_blocked();
+    }
+
+    fn take_notices(&mut self) {
+        for notice in self.runner.take_notices() {
+            let member = member_of(&notice);
+            let path = member.and_then(|id| self.paths.get(usize::from(id.0)));
+            self.notices.add(&self.name, notice.clone(), path.map(PathBuf::as_path));
+            if let Notice::MemberFailed { member, .. } = notice {
+                // It is used no more; letting it go lets its device be looked at, and added again.
+                self.runner.members_mut().detach(usize::from(member.0));
+            }
+        }
+    }
+
+    fn take_commands(&mut self, now: Tick) {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(command) => self.obey(command, now),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => return self.stop(now, STOP_DEADLINE),
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command, now: Tick) {
+        match command {
+            Command::Connect(connection) => self.connect(connection),
+            Command::Status(reply) => reply(self.status(now)),
+            Command::Fail(name, reply) => reply(self.fail(&name)),
+            Command::Add(member, device_uuid, reply) => reply(self.add(member, device_uuid)),
+            Command::Stop(deadline) => self.stop(now, deadline),
+        }
+    }
+
+    fn connect(&mut self, new: NewConnection) {
+        let NewConnection { socket, session, leftover, peer } = new;
+        if self.stopping.is_some() || self.clients.len() >= self.tuning.connections {
+            let most = self.tuning.connections;
+            tracing::warn!(volume = self.name, peer, "refused: stopping, or {most} clients are connected");
+            return;
+        }
+        if let Err(err) = socket::tune(&socket) {
+            tracing::debug!(volume = self.name, peer, "socket options: {err}");
+        }
+        tracing::info!(volume = self.name, peer, "connected");
+        self.counters.connections += 1;
+        let connection = Connection::new(socket, session, &leftover, self.tuning.connection);
+        self.clients.insert(connection, peer);
+    }
+
+    fn fail(&mut self, name: &MemberName) -> Result<MemberId, FailError> {
+        let member = self.find(name).ok_or(FailError::Unknown)?;
+        self.runner.array().check_fail(member)?;
+        self.runner.fail_member(member);
+        Ok(member)
+    }
+
+    /// The member of this name; of several that had the same path, the latest.
+    fn find(&self, name: &MemberName) -> Option<MemberId> {
+        let members = self.runner.array().status().members;
+        let found = members.iter().rev().find(|report| match name {
+            MemberName::Id(id) => report.member == *id,
+            MemberName::Role(role) => report.role == Some(*role),
+            MemberName::Path(path) => self.paths.get(usize::from(report.member.0)) == Some(path),
+        });
+        found.map(|report| report.member)
+    }
+
+    fn add(&mut self, member: Member, device_uuid: [u8; 16]) -> Result<MemberId, AddError> {
+        if self.stopping.is_some() {
+            return Err(AddError::Stopping);
+        }
+        // Indices are given in order, also to members that are refused below.
+        let id = MemberId(u16::try_from(self.paths.len()).map_err(|_| AddError::TooMany)?);
+        let device_sectors = member.size() / 512;
+        let path = member.path().to_owned();
+        let new = NewMember { member: id, device_sectors, device_uuid };
+        self.runner.array().check_add(&new)?;
+        self.runner.members_mut().attach(member)?;
+        self.paths.push(path);
+        self.runner.add_member(new);
+        Ok(id)
+    }
+
+    fn stop(&mut self, now: Tick, deadline: Duration) {
+        let nanoseconds = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+        let deadline = Tick(now.0.saturating_add(nanoseconds));
+        if let Some(earlier) = &mut self.stopping {
+            *earlier = deadline.min(*earlier);
+            return;
+        }
+        tracing::info!(volume = self.name, "stopping");
+        self.stopping = Some(deadline);
+        self.clients.drain_all();
+        self.runner.stop();
+    }
+
+    fn status(&self, now: Tick) -> ShardStatus {
+        let array = self.runner.array().status();
+        let geometry = self.runner.array().geometry().clone();
+        let members = array.members.iter().map(|report| {
+            let index = usize::from(report.member.0);
+            MemberInfo {
+                report: report.clone(),
+                path: self.paths.get(index).cloned().unwrap_or_default(),
+                backend: self.runner.members().backend(index).cloned(),
+                errors: self.runner.errors_of(report.member),
+            }
+        });
+        ShardStatus {
+            name: self.name.clone(),
+            members: members.collect(),
+            sync: array.sync.map(|sync| self.speed.info(sync, geometry.strip_bytes())),
+            array,
+            geometry,
+            clients: self.counters,
+            io: self.runner.counters(),
+            engine: self.runner.engine_stats(),
+            ring_refused: self.runner.members().ring_refused().map(str::to_owned),
+            connections: self.clients.len(),
+            requests_in_flight: self.runner.in_flight(),
+            pool_in_use: self.runner.pool().in_use(),
+            pool_bytes: self.runner.pool().capacity(),
+            cache_slots: self.slots,
+            uptime: Duration::from_nanos(now.0),
+            stopping: self.stopping.is_some(),
+            notices: self.notices.all(),
+        }
+    }
+
+    /// Sleeps until something can be done.
+    fn sleep(&mut self, now: Tick) {
+        let mut wake = [self.runner.wake_at(), self.stopping].into_iter().flatten().min();
+        if !self.hungry.is_empty() {
+            wake = Some(wake.unwrap_or(Tick(u64::MAX)).min(now.plus_ms(1000)));
+        }
+        let now = self.runner.now();
+        let timeout = wake.map(|at| Duration::from_nanos(at.0.saturating_sub(now.0)));
+        self.look(now, timeout);
+    }
+
+    /// Clients that keep memory from others without moving are disconnected.
+    fn drop_stalled(&mut self, now: Tick) {
+        let stall = u64::try_from(self.tuning.stall.as_nanos()).unwrap_or(u64::MAX);
+        while let Some(key) = self.clients.find(|client| {
+            let since = client.connection.holds_memory_since();
+            since.is_some_and(|since| now.0.saturating_sub(since.0) > stall)
+        }) {
+            let why = std::io::Error::new(std::io::ErrorKind::TimedOut, "it held memory and did not move");
+            self.give_up(key, &ConnectionError::Socket(why));
+        }
+    }
+
+    /// Asks the kernel what can be done, waiting for it if `timeout` is not zero.
+    fn look(&mut self, now: Tick, timeout: Option<Duration>) {
+        self.last_look = now;
+        let members = self.runner.members();
+        let member_fd = if members.in_flight() > 0 { members.wait_fd() } else { None };
+        match self.clients.poll(&self.bell, member_fd, timeout) {
+            Ok(true) => {
+                // Rung or not, the inbox is looked at in every turn; this only silences the bell.
+                let _ = self.bell.read();
+            }
+            Ok(false) => {}
+            Err(err) => tracing::debug!(volume = self.name, "poll: {err}"),
+        }
+    }
+}
+
+/// What a look at all connections found.
+#[derive(Clone, Copy, Default)]
+struct Input {
+    /// Something was received.
+    any: bool,
+    /// There is probably more.
+    more: bool,
+}
+
+/// The array's word for a request; `None` for those that the connection answers itself.
+fn kind_of(request: &Request) -> Option<RequestKind> {
+    use nbd_rs::Command;
+    match request.command {
+        Command::Read => Some(RequestKind::Read),
+        Command::Write => Some(RequestKind::Write { fua: request.fua }),
+        Command::WriteZeroes => Some(RequestKind::WriteZeroes { fua: request.fua }),
+        Command::Flush => Some(RequestKind::Flush),
+        Command::Trim | Command::Cache | Command::BlockStatus => None,
+    }
+}

@@ -1,0 +1,303 @@
+//! What an operator may know about a shard, and the notices that it keeps.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use async_tx::EngineStats;
+use tracing::Level;
+use uraid_blockio::BackendChoice;
+use uraid_core::{Geometry, MemberId, MemberReport, Notice, Status, SyncKind, Tick};
+
+use crate::runner::{IoCounters, MemberError};
+
+/// Notices kept.
+const NOTICES_KEPT: usize = 100;
+/// The least nanoseconds between two measurements of a background pass.
+const SAMPLE: u64 = 400_000_000;
+/// The weight of the latest measurement in the average.
+const WEIGHT: f64 = 0.3;
+
+/// A picture of a shard.
+#[derive(Clone, Debug)]
+pub struct ShardStatus {
+    /// The volume's name.
+    pub name: String,
+    /// The array, as the core sees it.
+    pub array: Status,
+    /// The array's shape.
+    pub geometry: Geometry,
+    /// The members, in the order of [`Status::members`] of `array`.
+    pub members: Vec<MemberInfo>,
+    /// The background pass, if one is under way.
+    pub sync: Option<SyncInfo>,
+    /// What clients asked for since the start.
+    pub clients: ClientCounters,
+    /// What members and engine did since the start.
+    pub io: IoCounters,
+    /// What the engine's backends did since the start.
+    pub engine: EngineStats,
+    /// Why io_uring is not used, if it is not.
+    pub ring_refused: Option<String>,
+    /// Connections now.
+    pub connections: usize,
+    /// Requests that the array has now.
+    pub requests_in_flight: usize,
+    /// Bytes of the payload pool that are in use.
+    pub pool_in_use: usize,
+    /// Bytes of the payload pool.
+    pub pool_bytes: usize,
+    /// Slots of the stripe cache.
+    pub cache_slots: u32,
+    /// Time since the start.
+    pub uptime: Duration,
+    /// The array is stopping.
+    pub stopping: bool,
+    /// The last notices, the oldest first.
+    pub notices: Vec<NoticeRecord>,
+}
+
+/// One member, with what the core does not know.
+#[derive(Clone, Debug)]
+pub struct MemberInfo {
+    /// What the core knows.
+    pub report: MemberReport,
+    /// Where it was opened.
+    pub path: PathBuf,
+    /// Who moves its bytes, and why.
+    pub backend: Option<BackendChoice>,
+    /// Its errors since the start.
+    pub errors: Option<MemberError>,
+}
+
+/// A background pass.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct SyncInfo {
+    /// What it does.
+    pub kind: SyncKind,
+    /// Stripes done.
+    pub done_stripes: u64,
+    /// Stripes in all.
+    pub total_stripes: u64,
+    /// Stripes whose parity did not match.
+    pub mismatches: u64,
+    /// Bytes of each member a second, as a moving average; `None` until it was measured.
+    pub member_bytes_per_second: Option<u64>,
+    /// Time left at that speed.
+    pub left: Option<Duration>,
+}
+
+/// What clients asked for. Requests are counted when they are answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClientCounters {
+    /// Connections taken over.
+    pub connections: u64,
+    /// Connections that ended because of the client or its socket.
+    pub broken_connections: u64,
+    /// Reads that went well.
+    pub reads: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+    /// Writes that went well.
+    pub writes: u64,
+    /// Bytes of them.
+    pub write_bytes: u64,
+    /// Writes of zeroes that went well.
+    pub zeroes: u64,
+    /// Bytes of them.
+    pub zero_bytes: u64,
+    /// Flushes that went well.
+    pub flushes: u64,
+    /// Requests that the array answered with an error.
+    pub errors: u64,
+}
+
+/// A notice and when it was given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NoticeRecord {
+    /// When.
+    pub at: SystemTime,
+    /// What.
+    pub notice: Notice,
+    /// The same in words.
+    pub text: String,
+    /// The member that it is about was at this path.
+    pub path: Option<PathBuf>,
+}
+
+/// Keeps the last notices and logs each.
+#[derive(Debug, Default)]
+pub(crate) struct NoticeLog {
+    kept: VecDeque<NoticeRecord>,
+}
+
+impl NoticeLog {
+    pub(crate) fn add(&mut self, volume: &str, notice: Notice, path: Option<&Path>) {
+        let (level, text) = describe(&notice, path);
+        match level {
+            Level::ERROR => tracing::error!(volume, "{text}"),
+            Level::WARN => tracing::warn!(volume, "{text}"),
+            _ => tracing::info!(volume, "{text}"),
+        }
+        if self.kept.len() >= NOTICES_KEPT {
+            self.kept.pop_front();
+        }
+        let path = path.map(Path::to_owned);
+        self.kept.push_back(NoticeRecord { at: SystemTime::now(), notice, text, path });
+    }
+
+    pub(crate) fn all(&self) -> Vec<NoticeRecord> {
+        self.kept.iter().cloned().collect()
+    }
+}
+
+/// The member that a notice is about.
+pub(crate) fn member_of(notice: &Notice) -> Option<MemberId> {
+    match notice {
+        Notice::MemberFailed { member, .. }
+        | Notice::ReadErrorCorrected { member, .. }
+        | Notice::ReadErrorUnrecovered { member, .. }
+        | Notice::MemberInSync { member, .. } => Some(*member),
+        _ => None,
+    }
+}
+
+fn describe(notice: &Notice, path: Option<&Path>) -> (Level, String) {
+    let who = match (path, member_of(notice)) {
+        (Some(path), _) => path.display().to_string(),
+        (None, Some(member)) => format!("member {}", member.0),
+        (None, None) => String::new(),
+    };
+    match notice {
+        Notice::MemberFailed { role, why, .. } => (
+            Level::ERROR,
+            format!("{who} (role {role}) failed: {why}; the array goes on without it, replace it soon"),
+        ),
+        Notice::ArrayBroken => (
+            Level::ERROR,
+            "more members are gone than parity covers: writes are refused from now on".to_owned(),
+        ),
+        Notice::ReadErrorCorrected { offset, len, .. } => (
+            Level::WARN,
+            format!("{who}: {len} bytes at {offset} could not be read; recovered and rewritten"),
+        ),
+        Notice::ReadErrorUnrecovered { offset, len, .. } => {
+            (Level::ERROR, format!("{who}: {len} bytes at {offset} could not be read nor recovered"))
+        }
+        Notice::SyncStarted { kind } => (Level::INFO, format!("{} started", name_of(*kind))),
+        Notice::SyncFinished { kind, mismatches, complete: true } => {
+            let found = match (kind, mismatches) {
+                (SyncKind::Resync, n) => format!(", parity of {n} stripes was rewritten"),
+                (SyncKind::Rebuild, _) => String::new(),
+            };
+            (Level::INFO, format!("{} finished{found}", name_of(*kind)))
+        }
+        Notice::SyncFinished { kind, complete: false, .. } => {
+            (Level::WARN, format!("{} was broken off", name_of(*kind)))
+        }
+        Notice::MemberInSync { role, .. } => (Level::INFO, format!("{who} (role {role}) is in sync")),
+        Notice::ComputeFailed => (
+            Level::ERROR,
+            "the engine could not run a computation; its request was retried or refused".into(),
+        ),
+    }
+}
+
+fn name_of(kind: SyncKind) -> &'static str {
+    match kind {
+        SyncKind::Resync => "resync",
+        SyncKind::Rebuild => "rebuild",
+    }
+}
+
+/// Measures the speed of a background pass.
+#[derive(Debug, Default)]
+pub(crate) struct SpeedMeter {
+    last: Option<Sample>,
+    stripes_per_second: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    kind: SyncKind,
+    at: Tick,
+    done: u64,
+}
+
+impl SpeedMeter {
+    /// Takes note of where the pass is.
+    pub(crate) fn sample(&mut self, now: Tick, sync: Option<uraid_core::SyncReport>) {
+        let Some(sync) = sync else {
+            *self = Self::default();
+            return;
+        };
+        let sample = Sample { kind: sync.kind, at: now, done: sync.done_stripes };
+        match self.last {
+            Some(last) if last.kind == sync.kind && last.done <= sync.done_stripes => {
+                let elapsed = now.0.saturating_sub(last.at.0);
+                if elapsed < SAMPLE {
+                    return;
+                }
+                let rate = (sync.done_stripes - last.done) as f64 * 1e9 / elapsed as f64;
+                let average = self.stripes_per_second.map_or(rate, |old| old + WEIGHT * (rate - old));
+                self.stripes_per_second = Some(average);
+            }
+            _ => self.stripes_per_second = None,
+        }
+        self.last = Some(sample);
+    }
+
+    /// What to say about the pass.
+    pub(crate) fn info(&self, sync: uraid_core::SyncReport, strip_bytes: u32) -> SyncInfo {
+        let rate = self.stripes_per_second;
+        let left = sync.total_stripes.saturating_sub(sync.done_stripes) as f64;
+        SyncInfo {
+            kind: sync.kind,
+            done_stripes: sync.done_stripes,
+            total_stripes: sync.total_stripes,
+            mismatches: sync.mismatches,
+            member_bytes_per_second: rate.map(|rate| (rate * f64::from(strip_bytes)) as u64),
+            left: rate.and_then(|rate| Duration::try_from_secs_f64(left / rate).ok()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speed_and_time_left_follow_the_clock() {
+        let report = |done| uraid_core::SyncReport {
+            kind: SyncKind::Rebuild,
+            done_stripes: done,
+            total_stripes: 1000,
+            mismatches: 0,
+        };
+        let mut meter = SpeedMeter::default();
+        meter.sample(Tick(0), Some(report(0)));
+        assert_eq!(meter.info(report(0), 65536).member_bytes_per_second, None);
+        meter.sample(Tick(1_000_000_000), Some(report(100)));
+        let info = meter.info(report(100), 65536);
+        assert_eq!(info.member_bytes_per_second, Some(100 * 65536));
+        assert_eq!(info.left, Some(Duration::from_secs(9)));
+        meter.sample(Tick(1_000_000_001), Some(report(900)));
+        assert_eq!(meter.info(report(100), 65536), info);
+        meter.sample(Tick(2_000_000_000), None);
+        meter.sample(Tick(3_000_000_000), Some(report(0)));
+        assert_eq!(meter.info(report(0), 65536).left, None);
+    }
+
+    #[test]
+    fn the_last_notices_are_kept() {
+        let mut log = NoticeLog::default();
+        for member in 0..150 {
+            let notice = Notice::MemberInSync { member: MemberId(member), role: uraid_core::Role(0) };
+            log.add("v", notice, Some(Path::new("/dev/x")));
+        }
+        let all = log.all();
+        assert_eq!(all.len(), NOTICES_KEPT);
+        assert_eq!(member_of(&all[0].notice), Some(MemberId(50)));
+        assert!(all[99].text.contains("/dev/x"));
+    }
+}
