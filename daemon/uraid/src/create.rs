@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use uraid_config::Size;
 
 use crate::cli::{CreateArgs, LevelArg};
-use crate::device::{Device, DeviceKind, identity_of};
+use crate::device::{Access, Device, DeviceKind, identity_of};
 use crate::failure::Failure;
 use crate::human;
 use crate::journal::Journal;
@@ -156,7 +156,7 @@ fn inspect_new(path: &Path, size: Option<Size>) -> Result<Candidate, String> {
 }
 
 fn inspect_existing(path: &Path) -> Result<Candidate, String> {
-    let device = Device::claim(path).map_err(|error| error.to_string())?;
+    let device = Device::claim(path, Access::Write).map_err(|error| error.to_string())?;
     let findings = probe::findings(&device).map_err(|error| error.to_string())?;
     let zero = device.kind() == DeviceKind::File && findings.is_empty();
     Ok(Candidate::Existing { device, findings, zero })

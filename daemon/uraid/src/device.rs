@@ -15,6 +15,15 @@ pub enum DeviceKind {
     Block,
 }
 
+/// What a claim is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Reading: other readers may claim a file too, writers may not.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
 /// An open file or block device.
 #[derive(Debug)]
 pub struct Device {
@@ -48,22 +57,22 @@ impl Device {
         Self::open(path, OpenOptions::new().read(true))
     }
 
-    /// Opens for reading and writing, and keeps other users of its kind away until dropped: a block
-    /// device is opened exclusively (mounted, swapped on, part of a kernel array or mapping: refused), a
-    /// file is locked with flock (a uraid that serves it holds that lock) and must not be a swap file or
+    /// Opens for what `access` says, and keeps other users away until dropped: a block device is opened
+    /// exclusively (mounted, swapped on, part of a kernel array or mapping: refused), a file is locked
+    /// with flock (a uraid that serves it holds that lock) and, for writing, must not be a swap file or
     /// back a loop device.
     ///
     /// # Errors
     /// See [`DeviceError`].
-    pub fn claim(path: &Path) -> Result<Self, DeviceError> {
+    pub fn claim(path: &Path, access: Access) -> Result<Self, DeviceError> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true);
+        options.read(true).write(access == Access::Write);
         if is_block(path) {
             options.custom_flags(nix::libc::O_EXCL);
         }
         let device = Self::open(path, &options)?;
         if device.kind == DeviceKind::File {
-            device.lock_file()?;
+            device.lock_file(access)?;
         }
         Ok(device)
     }
@@ -91,8 +100,13 @@ impl Device {
         };
         let identity = identity(&metadata);
         let device = Device { path: path.into(), file, kind: DeviceKind::File, bytes, identity };
-        device.lock_file()?;
-        Ok(device)
+        match device.lock_file(Access::Write) {
+            Ok(()) => Ok(device),
+            Err(error) => {
+                let _ = std::fs::remove_file(path);
+                Err(error)
+            }
+        }
     }
 
     fn open(path: &Path, options: &OpenOptions) -> Result<Self, DeviceError> {
@@ -118,8 +132,12 @@ impl Device {
         Ok(Device { path: path.into(), file, kind, bytes, identity: identity(&metadata) })
     }
 
-    fn lock_file(&self) -> Result<(), DeviceError> {
-        match self.file.try_lock() {
+    fn lock_file(&self, access: Access) -> Result<(), DeviceError> {
+        let locked = match access {
+            Access::Read => self.file.try_lock_shared(),
+            Access::Write => self.file.try_lock(),
+        };
+        match locked {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
                 return Err(DeviceError::InUse(
@@ -128,7 +146,8 @@ impl Device {
             }
             Err(std::fs::TryLockError::Error(error)) => return Err(DeviceError::Open(error)),
         }
-        match kernel_user(&self.path) {
+        let user = if access == Access::Write { kernel_user(&self.path) } else { None };
+        match user {
             Some(user) => Err(DeviceError::InUse(user)),
             None => Ok(()),
         }
@@ -221,21 +240,35 @@ mod tests {
         let path = directory.path().join("m");
         let first = Device::create_sparse(&path, 1 << 20).unwrap();
         assert_eq!((first.bytes(), first.sectors(), first.kind()), (1 << 20, 2048, DeviceKind::File));
-        assert!(matches!(Device::claim(&path), Err(DeviceError::InUse(_))));
+        assert!(matches!(Device::claim(&path, Access::Write), Err(DeviceError::InUse(_))));
+        assert!(matches!(Device::claim(&path, Access::Read), Err(DeviceError::InUse(_))));
         assert!(Device::open_to_read(&path).is_ok());
         drop(first);
-        assert!(Device::claim(&path).is_ok());
+        let readers =
+            [Device::claim(&path, Access::Read).unwrap(), Device::claim(&path, Access::Read).unwrap()];
+        assert!(matches!(Device::claim(&path, Access::Write), Err(DeviceError::InUse(_))));
+        drop(readers);
+        assert!(Device::claim(&path, Access::Write).is_ok());
     }
 
     #[test]
     fn what_cannot_be_a_member_is_refused_without_opening_it() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(matches!(Device::claim(directory.path()), Err(DeviceError::WrongType("a directory"))));
-        assert!(matches!(Device::claim(Path::new("/dev/null")), Err(DeviceError::WrongType(_))));
+        assert!(matches!(
+            Device::claim(directory.path(), Access::Write),
+            Err(DeviceError::WrongType("a directory"))
+        ));
+        assert!(matches!(
+            Device::claim(Path::new("/dev/null"), Access::Write),
+            Err(DeviceError::WrongType(_))
+        ));
         let fifo = directory.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(matches!(Device::open_to_read(&fifo), Err(DeviceError::WrongType(_))));
-        assert!(matches!(Device::claim(&directory.path().join("none")), Err(DeviceError::Open(_))));
+        assert!(matches!(
+            Device::claim(&directory.path().join("none"), Access::Write),
+            Err(DeviceError::Open(_))
+        ));
     }
 
     #[test]

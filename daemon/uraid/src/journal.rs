@@ -117,6 +117,7 @@ impl Drop for Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Access;
 
     #[test]
     fn what_is_not_kept_is_taken_back() {
@@ -125,7 +126,7 @@ mod tests {
         let before: Vec<u8> = (0..8192_u32).map(|i| (i % 251) as u8).collect();
         std::fs::write(&old, &before).unwrap();
         let mut journal = Journal::new();
-        journal.push(Device::claim(&old).unwrap());
+        journal.push(Device::claim(&old, Access::Write).unwrap());
         journal.push_created(Device::create_sparse(&new, 4096).unwrap());
         // Overlapping writes must be undone in reverse.
         journal.write(0, 0, &[1; 1000]).unwrap();

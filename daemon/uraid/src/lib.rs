@@ -8,6 +8,7 @@
 //! Promises: commands never ask questions, exit with 0, 1 (it failed) or 2 (it was asked wrongly), and
 //! write to a device only after every check on every device passed.
 
+pub mod assembly;
 pub mod check_config;
 pub mod cli;
 pub mod commands;

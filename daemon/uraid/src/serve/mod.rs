@@ -2,6 +2,7 @@
 
 use uraid_config::Config;
 
+use crate::assembly;
 use crate::failure::Failure;
 
 /// Serves the volume until it is told to stop.
@@ -9,5 +10,7 @@ use crate::failure::Failure;
 /// # Errors
 /// The array cannot be put together, an address cannot be bound, or it did not stop cleanly.
 pub fn run(config: Config) -> Result<(), Failure> {
-    Err(Failure::operating(format!("serving {} members is not built into this binary", config.members.len())))
+    let volume = assembly::open(&config)?;
+    let name = volume.assembly.superblock.short_name();
+    Err(Failure::operating(format!("serving {name} is not built into this binary")))
 }

@@ -2,6 +2,8 @@
 //! as judges. A test that lacks its tool fails and says which package has it.
 
 #[cfg(test)]
+mod assembly;
+#[cfg(test)]
 mod create;
 #[cfg(test)]
 mod documents;

@@ -1,0 +1,157 @@
+//! What `uraid serve` makes of members that are missing, stale, foreign, doubled, damaged or in use,
+//! before it serves anything.
+
+use std::fs;
+use std::path::PathBuf;
+
+use md_format::{MemberState, SECTOR};
+use uraid::Failure;
+use uraid::assembly::{Volume, open};
+use uraid::device::Device;
+use uraid::scan;
+use uraid_config::Config;
+
+use crate::support::Bench;
+
+const LEN: u64 = 8 << 20;
+
+/// A bench with a clean raid6 of "m0" to "m4" named "vol".
+fn raid6() -> Bench {
+    let bench = Bench::new();
+    let args = ["create", "--level", "6", "--name", "vol", "--size", "8M", "m0", "m1", "m2", "m3", "m4"];
+    bench.uraid(&args).ok();
+    bench
+}
+
+fn config(bench: &Bench, members: &[&str]) -> Config {
+    Config::with_members(members.iter().map(|name| bench.path(name)).collect::<Vec<PathBuf>>())
+}
+
+fn assemble(bench: &Bench, members: &[&str]) -> Result<Volume, Failure> {
+    open(&config(bench, members))
+}
+
+/// The text of the refusal; also what `uraid serve` prints before it exits with 1, having changed nothing.
+fn refusal(bench: &Bench, members: &[&str]) -> String {
+    let before = bench.snapshot();
+    let run = bench.uraid(&[&["serve", "--listen", "unix:/nonexistent/s"], members].concat());
+    assert_eq!(run.code, 1, "{run:?}");
+    assert_eq!(bench.snapshot(), before, "a refusal must not write");
+    run.stderr
+}
+
+/// Changes the superblock of a member as if the array had gone on.
+fn rewrite(bench: &Bench, name: &str, change: impl Fn(&mut md_format::Superblock)) {
+    use std::os::unix::fs::FileExt;
+    let path = bench.path(name);
+    let mut superblock = scan::superblock(&Device::open_to_read(&path).unwrap()).unwrap();
+    change(&mut superblock);
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&superblock.encode(), superblock.super_offset() * SECTOR).unwrap();
+}
+
+#[test]
+fn members_are_told_by_their_superblocks_in_whatever_order() {
+    let bench = raid6();
+    let volume = assemble(&bench, &["m3", "m0", "m4", "m2", "m1"]).unwrap();
+    let found: Vec<usize> = volume.assembly.members.iter().map(|member| member.found).collect();
+    assert_eq!(found, [1, 4, 3, 0, 2]);
+    assert!(volume.assembly.members.iter().all(|member| member.state == MemberState::InSync));
+    assert!(!volume.assembly.dirty && volume.assembly.degraded == 0 && volume.assembly.warnings.is_empty());
+    assert_eq!(volume.device(1).map(|device| device.path().to_owned()), Some(bench.path("m0")));
+}
+
+#[test]
+fn up_to_two_may_be_missing_whatever_the_reason() {
+    let bench = raid6();
+    bench.file("m1", &[7; 8192], LEN);
+    let volume = assemble(&bench, &["m0", "m1", "m2", "m3", "gone"]).unwrap();
+    assert_eq!((volume.assembly.missing_roles.as_slice(), volume.assembly.degraded), ([1, 4].as_slice(), 2));
+    assert!(volume.device(1).is_none() && volume.device(4).is_none());
+    drop(volume);
+    let text = refusal(&bench, &["m0", "m1", "m2", "gone"]);
+    assert!(text.contains("too few members"), "{text}");
+    assert!(text.contains("m1: no md superblock found") && text.contains("gone: cannot be read"), "{text}");
+}
+
+#[test]
+fn damaged_and_cut_off_members_are_left_out_with_the_reason() {
+    let bench = raid6();
+    let mut bytes = fs::read(bench.path("m1")).unwrap();
+    bytes[4096 + 77] ^= 4;
+    bench.file("m1", &bytes[..1 << 20], LEN);
+    let bytes = fs::read(bench.path("m2")).unwrap();
+    bench.file("m2", &bytes[..1 << 20], 2 << 20);
+    let volume = assemble(&bench, &["m0", "m1", "m2", "m3", "m4"]).unwrap();
+    let reasons: Vec<String> = volume.assembly.rejected.iter().map(ToString::to_string).collect();
+    assert!(reasons[0].contains("checksum") && reasons[1].contains("too small"), "{reasons:?}");
+}
+
+#[test]
+fn foreign_stale_and_doubled_members_are_left_out_with_the_reason() {
+    let bench = raid6();
+    bench.uraid(&["create", "--level", "5", "--name", "other", "--size", "8M", "x", "y", "z"]).ok();
+    for name in ["m0", "m1", "m2", "m3"] {
+        rewrite(&bench, name, |superblock| superblock.set_events(superblock.events() + 7));
+    }
+    fs::copy(bench.path("m0"), bench.path("copy")).unwrap();
+    std::os::unix::fs::symlink(bench.path("m1"), bench.path("link")).unwrap();
+    let volume = assemble(&bench, &["m0", "m1", "m2", "m3", "m4", "x", "copy", "link"]).unwrap();
+    assert_eq!(volume.assembly.missing_roles, [4]);
+    let reasons: Vec<String> = volume.assembly.rejected.iter().map(ToString::to_string).collect();
+    for (reason, word) in
+        reasons.iter().zip(["is stale", "another array", "the same", "is the same device as"])
+    {
+        assert!(reason.contains(word), "{reason}");
+    }
+}
+
+#[test]
+fn dirty_and_degraded_needs_force() {
+    let bench = raid6();
+    for name in ["m0", "m1", "m2", "m3", "m4"] {
+        rewrite(&bench, name, |superblock| superblock.set_resync_offset(0));
+    }
+    assert!(assemble(&bench, &["m0", "m1", "m2", "m3", "m4"]).unwrap().assembly.dirty);
+    let text = refusal(&bench, &["m0", "m1", "m2", "m3"]);
+    assert!(text.contains("was not stopped cleanly"), "{text}");
+    let mut forced = config(&bench, &["m0", "m1", "m2", "m3"]);
+    forced.assemble.force = true;
+    assert!(!open(&forced).unwrap().assembly.dirty);
+}
+
+#[test]
+fn a_member_in_use_stops_everything() {
+    let bench = raid6();
+    let held = assemble(&bench, &["m3"]);
+    assert!(held.is_err());
+    let first = assemble(&bench, &["m0", "m1", "m2", "m3", "m4"]).unwrap();
+    let text = refusal(&bench, &["m0", "m1", "m2", "m3", "m4"]);
+    assert!(text.contains("m0: it is in use") && text.contains("may be running elsewhere"), "{text}");
+    drop(first);
+    // Readers may look at the same array together.
+    let mut reading = config(&bench, &["m0", "m1", "m2", "m3", "m4"]);
+    reading.read_only = true;
+    let readers = (open(&reading).unwrap(), open(&reading).unwrap());
+    assert!(assemble(&bench, &["m0", "m1", "m2", "m3", "m4"]).is_err());
+    drop(readers);
+    assert!(assemble(&bench, &["m0", "m1", "m2", "m3", "m4"]).is_ok());
+}
+
+#[test]
+fn the_name_is_checked_if_one_is_given() {
+    let bench = raid6();
+    let mut named = config(&bench, &["m0", "m1", "m2", "m3", "m4"]);
+    named.name = Some("vol".parse().unwrap());
+    assert!(open(&named).is_ok());
+    named.name = Some("home".parse().unwrap());
+    let text = open(&named).unwrap_err().to_string();
+    assert_eq!(text, "these are members of the array \"vol\", not of \"home\"");
+}
+
+#[test]
+fn what_is_no_device_is_refused() {
+    let bench = raid6();
+    fs::create_dir(bench.path("dir")).unwrap();
+    assert!(refusal(&bench, &["m0", "m1", "m2", "m3", "dir"]).contains("dir: it is a directory"));
+}
