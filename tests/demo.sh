@@ -70,7 +70,7 @@ copied_some() { [ "$(find "$dir/mnt" -type f 2>/dev/null | wc -l)" -gt 200 ]; }
 field() {
     "$uraid" status --control "$control" --json | python3 -c "
 import json, sys
-array = json.load(sys.stdin)['array']
+array = json.load(sys.stdin)
 sync = array.get('sync') or {}
 print({'degraded': array['degraded'], 'sync': sync.get('kind', '')}['$1'])"
 }

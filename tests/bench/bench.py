@@ -169,7 +169,7 @@ def rebuild_rate(uraid, home, control, members, rounds):
     """MB/s of member data rebuilt onto a blank member, idle otherwise; the median of the rounds."""
     rates = []
     say = lambda *argv: subprocess.run([str(a) for a in (uraid, *argv)], check=True, capture_output=True, text=True).stdout
-    degraded = lambda: json.loads(say("status", "--control", control, "--json"))["array"]["degraded"]
+    degraded = lambda: json.loads(say("status", "--control", control, "--json"))["degraded"]
     for number in range(rounds):
         if degraded() == 0:
             say("fail", "--control", control, members[0])

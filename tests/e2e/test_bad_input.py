@@ -9,7 +9,7 @@ import subprocess
 
 from harness import mdlayout, stamps
 from harness.array import Array
-from harness.case import URAID, need, reap, until
+from harness.case import URAID, listening, need, reap, until
 from harness.goldens import sha
 
 
@@ -109,7 +109,7 @@ def refuse_or_ignore(t, array, members, ledger, words):
     argv = ["serve", "--listen", f"unix:{array.socket}", "--control", array.control]
     probe = subprocess.Popen([str(a) for a in (URAID, *argv, *members)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     t.defer(reap, probe)
-    until("uraid to serve or to refuse", lambda: probe.poll() is not None or array.socket.exists(), 20)
+    until("uraid to serve or to refuse", lambda: probe.poll() is not None or listening(array.socket), 20)
     if probe.poll() is None:
         complaints = stamps.verify(array.uri, ledger, strict=True)
         t.check(not complaints, f"wrong data: {complaints[:3]}")
@@ -176,7 +176,7 @@ def refuse_or_ignore_unreadable(t, array, members, ledger):
     """As `refuse_or_ignore`, for a member whose bytes cannot be compared."""
     argv = [URAID, "serve", "--listen", f"unix:{array.socket}", "--control", array.control, *members]
     probe = t.daemon("unreadable", *argv)
-    until("uraid to serve or to refuse", lambda: probe.poll() is not None or array.socket.exists(), 20)
+    until("uraid to serve or to refuse", lambda: probe.poll() is not None or listening(array.socket), 20)
     if probe.poll() is None:
         complaints = stamps.verify(array.uri, ledger, strict=True)
         t.check(not complaints, f"wrong data: {complaints[:3]}")
@@ -185,20 +185,22 @@ def refuse_or_ignore_unreadable(t, array, members, ledger):
     t.check(str(members[-1]) in said, f"the member is not named: {said[-300:]}")
 
 
-def faulty_file(t, image, operation):
+def faulty_file(t, image, operation, label="faulty"):
     """`image` as a file whose reads (`pread`) or writes (`pwrite`) fail while the trigger file exists."""
     need("nbdkit", "nbdfuse", "fusermount3")
-    socket, point, trigger = t.dir / "faulty.sock", t.dir / "faulty", t.dir / "faulty.on"
+    socket, point, trigger = t.dir / f"{label}.sock", t.dir / label, t.dir / f"{label}.on"
     point.mkdir()
-    t.daemon("nbdkit", "nbdkit", "-f", "-U", socket, "--filter=error", "file", image, "error=EIO",
+    server = t.daemon("nbdkit", "nbdkit", "-f", "-v", "-U", socket, "--filter=error", "file", image, "error=EIO",
              f"error-{operation}-rate=100%", f"error-{operation}-file={trigger}")
-    until("nbdkit", socket.exists)
-    fuse = t.daemon("nbdfuse-faulty", "nbdfuse", point / "disk", f"nbd+unix:///?socket={socket}")
+    until("nbdkit", lambda: listening(socket))
+    fuse = t.daemon("nbdfuse-" + label, "nbdfuse", point / "disk", f"nbd+unix:///?socket={socket}")
 
     def unmount():
         subprocess.run(["fusermount3", "-u", "-z", str(point)], check=False, capture_output=True)
         reap(fuse)
+        reap(server)
 
+    t.unmounts.append(unmount)
     t.defer(unmount)
     until("nbdfuse", lambda: (point / "disk").exists())
     return point / "disk", trigger
@@ -230,9 +232,50 @@ def test_read_errors_are_recovered(t):
     running = stamps.Load(array.uri, 8 << 11, 9)
     until("a few writes", lambda: running.ledger.writes >= 60)
     running.end()
+    array.stop()
+    t.run("sh", "-c", "echo 1 >/proc/sys/vm/drop_caches")
+    array.serve()
     trigger.touch()
     complaints = stamps.verify(array.uri, running.ledger, strict=True)
     t.check(not complaints, f"wrong data while a member cannot be read: {complaints[:3]}")
+    said = (t.dir / "nbdkit.log").read_text(errors="replace")
+    t.check("injecting" in said, "no read failed: the test would prove nothing")
+    array.stop()
+
+
+def test_more_failures_than_parity_covers(t):
+    """Two members of a RAID 5 refuse writes: the client hears EIO, the daemon lives, older data is not lost."""
+    import nbd
+    array = Array(t, 5, 3, size="16M")
+    faults = [faulty_file(t, array.members[i], "pwrite", f"faulty{i}") for i in (0, 1)]
+    plain, array.members[:2] = array.members[:2], [path for path, _ in faults]
+    array.serve()
+    running = stamps.Load(array.uri, 8 << 11, 11)
+    until("a few writes", lambda: running.ledger.writes >= 60)
+    running.end()
+    handle = nbd.NBD()
+    handle.connect_uri(array.uri)
+    handle.flush()
+    for _, trigger in faults:
+        trigger.touch()
+    refused = 0
+    for mib in range(10, 14):
+        try:
+            handle.pwrite(bytes(1 << 20), mib << 20)
+        except nbd.Error:
+            refused += 1
+    t.check(refused == 4, f"{4 - refused} of 4 writes were acknowledged although two members refuse them")
+    t.check(array.status().value["state"] == "broken", "the status does not say that the array is broken")
+    array.ctl("stop", ok=None)
+    until("the daemon to end", lambda: array.process.poll() is not None)
+    for _, trigger in faults:
+        trigger.unlink()
+    array.members[:2] = plain
+    for unmount in t.unmounts:
+        unmount()
+    array.serve("--force")
+    complaints = stamps.verify(array.uri, running.ledger, strict=True)
+    t.check(not complaints, f"data from before the failures is lost: {complaints[:3]}")
     array.stop()
 
 

@@ -34,10 +34,10 @@ class Array:
         """Where clients find the default export."""
         return f"nbd+unix:///?socket={self.socket}"
 
-    def serve(self, *options, members=None):
-        """Starts the daemon and returns when it said that it serves."""
-        argv = ["serve", "--listen", f"unix:{self.socket}", "--control", self.control, *options,
-                *(members or self.members)]
+    def serve(self, *options, members=None, plain=False):
+        """Starts the daemon and returns when it said that it serves; `plain` passes `members` alone."""
+        where = [] if plain else ["--listen", f"unix:{self.socket}", "--control", self.control]
+        argv = ["serve", *where, *options, *(members or self.members)]
         self.process = self.t.daemon("uraid", URAID, *argv, stdout=subprocess.PIPE)
         line = first_line(self.process, 30)
         if not line:
@@ -106,17 +106,16 @@ class Status:
 
     def __init__(self, value):
         self.value = value
-        self.array = value["array"]
 
     @property
     def degraded(self):
         """How many roles have no in-sync member."""
-        return self.array["degraded"]
+        return self.value["degraded"]
 
     @property
     def sync(self):
         """What runs in the background, or None."""
-        return self.array.get("sync")
+        return self.value["sync"]
 
     @property
     def settled(self):

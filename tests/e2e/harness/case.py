@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -43,6 +44,12 @@ def until(what, condition, seconds=30.0, every=0.02):
         time.sleep(every)
 
 
+def listening(path):
+    """Whether something accepts connections on this unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 class Case:
     """The context that a test function gets as its one argument."""
 
@@ -50,6 +57,7 @@ class Case:
         self.name = name
         safe = "".join(c if c.isalnum() else "-" for c in name)[:40]
         self.dir = Path(tempfile.mkdtemp(prefix=f"uraid-{safe}.", dir=scratch_root(need_bytes)))
+        self.unmounts = []
         self._undo = contextlib.ExitStack()
         self._undo.callback(shutil.rmtree, self.dir, ignore_errors=True)
         self.log = open(self.dir / "test.log", "a", encoding="utf-8", buffering=1)
