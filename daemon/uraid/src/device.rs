@@ -6,6 +6,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
 /// What a path leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeviceKind {
@@ -58,9 +62,10 @@ impl Device {
     }
 
     /// Opens for what `access` says, and keeps other users away until dropped: a block device is opened
-    /// exclusively (mounted, swapped on, part of a kernel array or mapping: refused), a file is locked
-    /// with flock (a uraid that serves it holds that lock) and, for writing, must not be a swap file or
-    /// back a loop device.
+    /// exclusively (mounted, swapped on, part of a kernel array or mapping: refused); a file gets an
+    /// open-file-description lock over its whole length, as member I/O takes it and QEMU respects it, and
+    /// for writing it must not be a swap file or back a loop device. The claim is not shared within the
+    /// process either: whoever opens the device beside it must do so without claiming.
     ///
     /// # Errors
     /// See [`DeviceError`].
@@ -68,7 +73,7 @@ impl Device {
         let mut options = OpenOptions::new();
         options.read(true).write(access == Access::Write);
         if is_block(path) {
-            options.custom_flags(nix::libc::O_EXCL);
+            options.custom_flags(libc::O_EXCL);
         }
         let device = Self::open(path, &options)?;
         if device.kind == DeviceKind::File {
@@ -123,7 +128,7 @@ impl Device {
             return Err(DeviceError::WrongType("neither file nor block device"));
         };
         let mut file = options.open(path).map_err(|error| match error.raw_os_error() {
-            Some(nix::libc::EBUSY) => {
+            Some(libc::EBUSY) => {
                 DeviceError::InUse("mounted, used as swap, or part of another array or mapping".to_owned())
             }
             _ => DeviceError::Open(error),
@@ -133,18 +138,24 @@ impl Device {
     }
 
     fn lock_file(&self, access: Access) -> Result<(), DeviceError> {
-        let locked = match access {
-            Access::Read => self.file.try_lock_shared(),
-            Access::Write => self.file.try_lock(),
+        let lock_type = match access {
+            Access::Read => libc::F_RDLCK,
+            Access::Write => libc::F_WRLCK,
         };
-        match locked {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(DeviceError::InUse(
-                    "another process, perhaps a running uraid, holds a lock on it".to_owned(),
-                ));
+        let lock = libc::flock {
+            l_type: lock_type as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        match fcntl(&self.file, FcntlArg::F_OFD_SETLK(&lock)) {
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) => {
+                let holder = "another process, perhaps a running uraid, holds a lock on it";
+                return Err(DeviceError::InUse(holder.to_owned()));
             }
-            Err(std::fs::TryLockError::Error(error)) => return Err(DeviceError::Open(error)),
+            Err(error) => return Err(DeviceError::Open(error.into())),
         }
         let user = if access == Access::Write { kernel_user(&self.path) } else { None };
         match user {

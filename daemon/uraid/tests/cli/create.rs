@@ -1,6 +1,8 @@
 //! `uraid create` as a person or script runs it: what it makes, what it refuses, and that a refusal
 //! changes nothing. mdadm, mkfs and sfdisk are the judges.
 
+use uraid::device::{Access, Device};
+
 use crate::support::{Bench, mdadm_field};
 use std::fs;
 
@@ -217,13 +219,13 @@ fn a_locked_member_is_left_alone_even_with_force() {
     for name in ["a", "b", "c"] {
         bench.sparse(name, 32 * MIB);
     }
-    let held = fs::File::open(bench.path("b")).unwrap();
-    held.try_lock().unwrap();
+    let held = Device::claim(&bench.path("b"), Access::Write).unwrap();
     let before = bench.snapshot();
     let run = bench.uraid(&["create", "--force", "--level", "5", "--name", "v", "a", "b", "c"]);
     assert_eq!(run.code, 1);
     assert!(run.stderr.contains("b: it is in use"), "{run:?}");
     assert_eq!(bench.snapshot(), before);
+    drop(held);
 }
 
 #[test]
