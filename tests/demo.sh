@@ -135,7 +135,11 @@ until_true 60 copied_some
 show "$uraid" fail --control "$control" "$dir/disk1"
 show "$uraid" fail --control "$control" "$dir/disk4"
 rm -f "$dir/disk1" "$dir/disk4"
-note "two of six are gone and their files deleted; the copy goes on"
+if kill -0 "$copier" 2>/dev/null; then
+    note "two of six are gone and their files deleted; the copy goes on"
+else
+    note "two of six are gone and their files deleted; the copy had just ended"
+fi
 wait "$copier" || die "copying failed"
 copier=''
 sync -f "$dir/mnt"

@@ -89,6 +89,16 @@ mdadm --stop /dev/md0
     array.stop()
 
 
+def test_the_kernel_takes_a_fresh_array(t, level, n):
+    """Straight from `uraid create`, never served: the kernel finds nothing to complain about."""
+    need("linux.uml", "mdadm")
+    array = Array(t, level, n, size="16M")
+    for member in array.members:
+        agree(t, member, clean=True)
+    said = uml.facts(uml.run(t, uml.ASSEMBLE_AND_CHECK.format(devices=" ".join(uml.device_names(n))), array.members))
+    t.check(said["mismatch_cnt"] == "0" and said["degraded"] == "0" and said["state"] in ("clean", "active"), f"the kernel says {said}")
+
+
 def running_until_enough(running, writes=200):
     """Lets a load run until it has written something worth comparing, then ends it."""
     from harness.case import until
@@ -127,5 +137,6 @@ def test_kernel_arrays_are_served_as_they_are(t, name):
 
 
 test_mdadm_examine_agrees.each = SHAPES
+test_the_kernel_takes_a_fresh_array.each = [(4, 4), *SHAPES]
 test_the_kernel_takes_our_array.each = LAYOUTS
 test_kernel_arrays_are_served_as_they_are.each = [(c["name"],) for c in goldens.cases()]

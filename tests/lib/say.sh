@@ -20,7 +20,7 @@ as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
     elif have sudo; then
-        sudo env "PATH=$PATH" "$@"
+        sudo -E env "PATH=$PATH" "$@"
     else
         die "this step needs root (mounting, loop devices): run it as root, or install sudo"
     fi

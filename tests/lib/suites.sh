@@ -69,7 +69,8 @@ suite() {
     say "$1"
     log=$2
     shift 2
-    { "$@" 2>&1 && echo 0 >"$log.code" || echo 1 >"$log.code"; } | tee "$log"
+    echo 1 >"$log.code"
+    { "$@" 2>&1 && echo 0 >"$log.code"; } | tee "$log"
     count "$log"
     if [ "$(cat "$log.code")" -ne 0 ] && [ "$bad" -eq 0 ]; then
         note "FAILED: the suite ended badly without naming a test (did it build?)"

@@ -85,9 +85,11 @@ def boot(t, out, disks, seconds):
     try:
         guest.wait(seconds)
     except subprocess.TimeoutExpired as late:
-        os.killpg(guest.pid, 9)
-        guest.wait()
         raise Failed(f"the guest kernel did not power off within {seconds} s; see uml-console.log") from late
+    finally:
+        if guest.poll() is None:
+            os.killpg(guest.pid, 9)
+            guest.wait()
 
 
 def read(path):
