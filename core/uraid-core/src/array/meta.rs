@@ -5,10 +5,13 @@
 //! | the first write after a clean time | every superblock says dirty (`resync_offset` 0) |
 //! | a write is answered that a failed member missed | the others say that it failed, events + 1 |
 //! | a superblock says clean, or how far a resync or rebuild came | everything written before, by a flush of every member |
+//! | the first update after a start | every member is brought to the newest event count, without raising it |
 //! | the first write of a degraded array | one update more, so that a member left out is two events behind |
 //!
 //! A crash in the middle of an update leaves some members one event behind, which assembly takes as
-//! equal (md-format.md section 1.9); that is safe since updates never overlap. Numbers in a
+//! equal (md-format.md section 1.9); that is safe since updates never overlap. A member that was one behind
+//! at the start would be two behind after a crash in the next update, and be taken for stale: hence the
+//! levelling. Numbers in a
 //! superblock that promise something about data (`*_durable`) are taken before the flush, never after.
 
 use super::members::State;
@@ -32,6 +35,8 @@ pub(super) struct Meta {
     /// The next update must be preceded by a flush of all members.
     flush: bool,
     update: Option<Update>,
+    /// Members may still be one event apart, as assembly found them.
+    uneven: bool,
     /// Writes are going on or may: superblocks are to say dirty.
     active: bool,
     /// Every superblock is known to say dirty.
@@ -49,6 +54,8 @@ pub(super) struct Meta {
 struct Update {
     generation: u64,
     active: bool,
+    /// It only levels the event counts.
+    levelling: bool,
     flushing: bool,
     outstanding: u32,
     /// What may be said once the flush is over.
@@ -68,6 +75,7 @@ impl Meta {
             failed: 0,
             flush: false,
             update: None,
+            uneven: true,
             active: false,
             marked: false,
             resynced,
@@ -179,10 +187,12 @@ impl Array {
         if !meta.active {
             meta.marked = false;
         }
-        let flushing = std::mem::take(&mut meta.flush);
+        let levelling = meta.uneven;
+        let flushing = !levelling && std::mem::take(&mut meta.flush);
         meta.update = Some(Update {
             generation: meta.wanted,
             active: meta.active,
+            levelling,
             flushing,
             outstanding: 0,
             resynced: meta.resynced,
@@ -218,6 +228,7 @@ impl Array {
         let meta = &mut self.meta;
         let Some(update) = &mut meta.update else { return };
         update.flushing = false;
+        let levelling = update.levelling;
         // A flush that was asked for since is not part of this update: what it is for comes with the next.
         if !meta.flush {
             update.generation = meta.wanted;
@@ -226,14 +237,16 @@ impl Array {
         if !meta.active {
             meta.marked = false;
         }
-        meta.events += 1;
-        meta.template.set_events(meta.events);
-        meta.template.set_utime(seconds);
-        meta.template.set_resync_offset(match (meta.active, meta.resynced_durable) {
-            (true, _) => 0,
-            (false, done) if done >= stripes => CLEAN,
-            (false, done) => self.geometry.sectors_covered(done),
-        });
+        if !levelling {
+            meta.events += 1;
+            meta.template.set_events(meta.events);
+            meta.template.set_utime(seconds);
+            meta.template.set_resync_offset(match (meta.active, meta.resynced_durable) {
+                (true, _) => 0,
+                (false, done) if done >= stripes => CLEAN,
+                (false, done) => self.geometry.sectors_covered(done),
+            });
+        }
         let mut writes = Vec::new();
         for member in self.members.values_mut().filter(|m| m.state != State::Failed) {
             let sb = &mut member.superblock;
@@ -280,6 +293,11 @@ impl Array {
 
     fn update_done(&mut self) {
         let Some(update) = self.meta.update.take() else { return };
+        if update.levelling {
+            self.meta.uneven = false;
+            self.start_update();
+            return;
+        }
         if !self.broken {
             self.meta.done = update.generation;
         }

@@ -127,8 +127,6 @@ pub struct Asked {
     pub data: Vec<u8>,
     /// Sectors whose value was open when a read began.
     pub open: BTreeSet<u64>,
-    /// For a flush: the versions that were acknowledged when it was asked.
-    pub covers: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -146,9 +144,8 @@ pub struct World {
     /// Sectors written by a request in flight or by overlapping ones: their value is open.
     pub open: BTreeMap<u64, u32>,
     pub fuzzy: BTreeSet<u64>,
-    /// Sector -> values that it may hold after a crash (acknowledged but not yet flushed, or in flight).
-    pub maybe: BTreeMap<u64, Vec<Vec<u8>>>,
-    pub durable: Vec<u8>,
+    /// What reads returned, by offset.
+    pub reads: BTreeMap<u64, Vec<u8>>,
     pub stopped: Option<bool>,
     pub notices: Vec<Notice>,
     pub errors_allowed: bool,
@@ -232,8 +229,7 @@ impl World {
         let mut world = World::over(disks, &assembly, shape.slots, rng, seed);
         world.sectors_each = sectors;
         let raw = world.raw();
-        world.model.clone_from(&raw);
-        world.durable = raw;
+        world.model = raw;
         world
     }
 
@@ -257,8 +253,7 @@ impl World {
             model: vec![0; bytes],
             open: BTreeMap::new(),
             fuzzy: BTreeSet::new(),
-            maybe: BTreeMap::new(),
-            durable: vec![0; bytes],
+            reads: BTreeMap::new(),
             stopped: None,
             notices: vec![],
             errors_allowed: false,
@@ -520,11 +515,9 @@ impl World {
                     a.open.insert(s);
                 });
                 *self.open.entry(s).or_default() += 1;
-                let at = (s * 512 - offset) as usize;
-                self.maybe.entry(s).or_default().push(data[at..at + 512].to_vec());
             }
         }
-        self.asked.insert(id, Asked { kind, offset, data, open, covers: 0 });
+        self.asked.insert(id, Asked { kind, offset, data, open });
         self.tell(Event::Request { id, kind, offset, len });
         id
     }
@@ -546,6 +539,9 @@ impl World {
         }
         match asked.kind {
             RequestKind::Read => {
+                if result.is_ok() {
+                    self.reads.insert(asked.offset, asked.data.clone());
+                }
                 for &s in sectors.iter().filter(|s| result.is_ok() && !asked.open.contains(s)) {
                     let (at, from) = ((s * 512) as usize, (s * 512 - asked.offset) as usize);
                     assert!(
