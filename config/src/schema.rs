@@ -108,17 +108,18 @@ pub enum Kernel {
 pub struct Cache {
     /// Bytes of the stripe cache.
     pub stripes: Size,
-    /// Bytes for the payload of requests in flight.
+    /// Bytes for the payload of requests in flight; at least the largest payload of the protocol.
     pub requests: Size,
+    /// Keep both in memory (mlock), so that serving never waits for swap.
+    pub lock_memory: bool,
 }
 
 /// `[sync]`
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sync {
-    /// Bytes a second of each member at most; `None` is as fast as it goes beside the clients.
-    pub speed_max: Option<Size>,
-    /// How often progress is written to the superblocks.
-    pub checkpoint: Duration,
+    /// Stripes of a resync or rebuild that are worked on at once while no client asks for anything. While
+    /// clients do, it is one.
+    pub stripes_in_flight: u32,
 }
 
 /// `[limits]`
@@ -128,10 +129,12 @@ pub struct Limits {
     pub connections: u32,
     /// Requests in flight on one connection.
     pub requests_per_connection: u32,
-    /// Payload bytes of one request, also announced to clients.
-    pub request_max: Size,
+    /// Payload bytes in memory for one connection; one request is always let in.
+    pub bytes_per_connection: Size,
     /// How long a client may take to finish the handshake.
     pub handshake: Duration,
+    /// How long a client may sit on memory that others wait for.
+    pub stall: Duration,
 }
 
 /// One key that the file may hold.
@@ -158,12 +161,13 @@ const KEYS: &[Key] = &[
     Key { section: "io", name: "direct" },
     Key { section: "cache", name: "stripes_bytes" },
     Key { section: "cache", name: "request_bytes" },
-    Key { section: "sync", name: "speed_max" },
-    Key { section: "sync", name: "checkpoint_s" },
+    Key { section: "cache", name: "lock_memory" },
+    Key { section: "sync", name: "stripes_in_flight" },
     Key { section: "limits", name: "connections" },
     Key { section: "limits", name: "requests_per_connection" },
-    Key { section: "limits", name: "request_bytes_max" },
+    Key { section: "limits", name: "bytes_per_connection" },
     Key { section: "limits", name: "handshake_s" },
+    Key { section: "limits", name: "stall_s" },
 ];
 
 /// Every key that a configuration may hold, in the order of the example.
@@ -174,20 +178,20 @@ pub fn documented_keys() -> &'static [Key] {
 /// A configuration larger than this is not one.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const STRIPES_DEFAULT: Size = Size::from_mib(64);
-const REQUESTS_DEFAULT: Size = Size::from_mib(64);
-const REQUEST_MAX_DEFAULT: Size = Size::from_mib(32);
-const CACHE_MIN: Size = Size::from_mib(4);
-const CACHE_MAX: Size = Size::from_bytes(1 << 40);
-const SPEED_MIN: Size = Size::from_bytes(64 << 10);
-/// The largest payload that the array takes in one request.
-const REQUEST_MAX: Size = Size::from_mib(64);
-const REQUEST_MIN: Size = Size::from_mib(1);
+const STRIPES_MIN: Size = Size::from_mib(4);
+const REQUESTS_DEFAULT: Size = Size::from_mib(128);
+/// The longest payload of the protocol must fit.
+const REQUESTS_MIN: Size = Size::from_mib(64);
+const MEMORY_MAX: Size = Size::from_bytes(1 << 40);
+const BYTES_PER_CONNECTION_DEFAULT: Size = Size::from_mib(128);
+const BYTES_PER_CONNECTION_MIN: Size = Size::from_mib(1);
 const SAFE_MODE_MS_DEFAULT: u32 = 200;
 const SPIN_US_DEFAULT: u32 = 60;
-const CHECKPOINT_S_DEFAULT: u32 = 60;
-const CONNECTIONS_DEFAULT: u32 = 64;
+const STRIPES_IN_FLIGHT_DEFAULT: u32 = 8;
+const CONNECTIONS_DEFAULT: u32 = 128;
 const REQUESTS_PER_CONNECTION_DEFAULT: u32 = 256;
 const HANDSHAKE_S_DEFAULT: u32 = 10;
+const STALL_S_DEFAULT: u32 = 30;
 
 /// The words of `[io] engine`.
 const ENGINES: &[(&str, IoEngine)] =
@@ -207,13 +211,13 @@ const KERNELS: &[(&str, Kernel)] = &[
 
 impl Default for Cache {
     fn default() -> Self {
-        Cache { stripes: STRIPES_DEFAULT, requests: REQUESTS_DEFAULT }
+        Cache { stripes: STRIPES_DEFAULT, requests: REQUESTS_DEFAULT, lock_memory: false }
     }
 }
 
 impl Default for Sync {
     fn default() -> Self {
-        Sync { speed_max: None, checkpoint: Duration::from_secs(CHECKPOINT_S_DEFAULT.into()) }
+        Sync { stripes_in_flight: STRIPES_IN_FLIGHT_DEFAULT }
     }
 }
 
@@ -222,8 +226,9 @@ impl Default for Limits {
         Limits {
             connections: CONNECTIONS_DEFAULT,
             requests_per_connection: REQUESTS_PER_CONNECTION_DEFAULT,
-            request_max: REQUEST_MAX_DEFAULT,
+            bytes_per_connection: BYTES_PER_CONNECTION_DEFAULT,
             handshake: Duration::from_secs(HANDSHAKE_S_DEFAULT.into()),
+            stall: Duration::from_secs(STALL_S_DEFAULT.into()),
         }
     }
 }
@@ -360,7 +365,7 @@ fn read_all(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_ok: b
         },
         cache: read_cache(reader, cache),
         sync: read_sync(reader, sync),
-        limits: read_limits(reader, limits, cache),
+        limits: read_limits(reader, limits),
     }
 }
 
@@ -417,47 +422,38 @@ fn read_sockets(reader: &mut Reader<'_>, top: Section<'_>, insecure: bool) -> So
 }
 
 fn read_cache(reader: &mut Reader<'_>, cache: Section<'_>) -> Cache {
-    let range = CACHE_MIN..=CACHE_MAX;
     Cache {
-        stripes: reader.size(cache, "stripes_bytes", range.clone(), 4096).unwrap_or(STRIPES_DEFAULT),
-        requests: reader.size(cache, "request_bytes", range, 4096).unwrap_or(REQUESTS_DEFAULT),
+        stripes: reader
+            .size(cache, "stripes_bytes", STRIPES_MIN..=MEMORY_MAX, 4096)
+            .unwrap_or(STRIPES_DEFAULT),
+        requests: reader
+            .size(cache, "request_bytes", REQUESTS_MIN..=MEMORY_MAX, 4096)
+            .unwrap_or(REQUESTS_DEFAULT),
+        lock_memory: reader.flag(cache, "lock_memory", false),
     }
 }
 
 fn read_sync(reader: &mut Reader<'_>, sync: Section<'_>) -> Sync {
-    let speed_max = reader.size(sync, "speed_max", SPEED_MIN..=CACHE_MAX, 1);
-    let checkpoint_s = reader.number(sync, "checkpoint_s", CHECKPOINT_S_DEFAULT, 1..=86_400, "seconds");
-    Sync { speed_max, checkpoint: Duration::from_secs(checkpoint_s.into()) }
+    let default = STRIPES_IN_FLIGHT_DEFAULT;
+    Sync { stripes_in_flight: reader.number(sync, "stripes_in_flight", default, 1..=1024, "stripes") }
 }
 
-fn read_limits(reader: &mut Reader<'_>, limits: Section<'_>, cache: Section<'_>) -> Limits {
-    let request_max = reader.size(limits, "request_bytes_max", REQUEST_MIN..=REQUEST_MAX, 4096);
-    let request_max = request_max.unwrap_or(REQUEST_MAX_DEFAULT);
-    // Checked against what the file says, so read again without noting its problems twice.
-    let room = Reader::new("").size(cache, "request_bytes", CACHE_MIN..=CACHE_MAX, 4096);
-    if room.unwrap_or(REQUESTS_DEFAULT) < request_max {
-        let (section, key) = if limits.has("request_bytes_max") {
-            (limits, "request_bytes_max")
-        } else {
-            (cache, "request_bytes")
-        };
-        reader.problem(
-            Reader::span(section, key),
-            format!("one request ({request_max}) would not fit in the memory for requests"),
-            "[cache] request_bytes must be at least [limits] request_bytes_max",
-        );
-    }
+fn read_limits(reader: &mut Reader<'_>, limits: Section<'_>) -> Limits {
+    let requests = REQUESTS_PER_CONNECTION_DEFAULT;
+    let bytes = reader.size(limits, "bytes_per_connection", BYTES_PER_CONNECTION_MIN..=MEMORY_MAX, 1);
     let handshake_s = reader.number(limits, "handshake_s", HANDSHAKE_S_DEFAULT, 1..=3600, "seconds");
+    let stall_s = reader.number(limits, "stall_s", STALL_S_DEFAULT, 1..=3600, "seconds");
     Limits {
         connections: reader.number(limits, "connections", CONNECTIONS_DEFAULT, 1..=65_536, "connections"),
         requests_per_connection: reader.number(
             limits,
             "requests_per_connection",
-            REQUESTS_PER_CONNECTION_DEFAULT,
+            requests,
             1..=65_536,
             "requests",
         ),
-        request_max,
+        bytes_per_connection: bytes.unwrap_or(BYTES_PER_CONNECTION_DEFAULT),
         handshake: Duration::from_secs(handshake_s.into()),
+        stall: Duration::from_secs(stall_s.into()),
     }
 }

@@ -62,7 +62,6 @@ fn every_key_of_the_example_has_a_comment_above_it() {
 fn the_optional_settings_of_the_example_are_valid() {
     let config = parse(&full_example()).unwrap();
     assert_eq!(config.name.as_ref().map(|n| n.as_str()), Some("data"));
-    assert_eq!(config.sync.speed_max, Some(Size::from_mib(200)));
     assert_eq!(config.addresses("x").len(), 2);
     assert_eq!(config.control_socket("x"), Path::new("/run/uraid/data.control"));
 }
@@ -89,19 +88,20 @@ fn a_hostile_array_name_stays_in_the_run_directory() {
 fn all_values_arrive() {
     let config = parse(
         "members = ['/a']\nread_only = true\nkernel = 'avx512_gfni'\nspin_us = 0\nsafe_mode_delay_ms = 0x10\n\
-         [assemble]\nforce = true\n[cache]\nstripes_bytes = 8388608\nrequest_bytes = '128M'\n\
-         [limits]\nconnections = 3\nrequest_bytes_max = '64MiB'\nhandshake_s = 2\n",
+         [assemble]\nforce = true\n[cache]\nstripes_bytes = 8388608\nrequest_bytes = '256M'\n\
+         lock_memory = true\n[sync]\nstripes_in_flight = 4\n[limits]\nconnections = 3\nbytes_per_connection = '64MiB'\nhandshake_s = 2\n",
     )
     .unwrap();
-    assert!(config.read_only && config.assemble.force);
+    assert!(config.read_only && config.assemble.force && config.cache.lock_memory);
+    assert_eq!(config.sync.stripes_in_flight, 4);
     assert_eq!(config.kernel, Kernel::Avx512Gfni);
     assert_eq!(config.kernel.word(), "avx512_gfni");
     assert_eq!(config.spin, Duration::ZERO);
     assert_eq!(config.safe_mode_delay, Duration::from_millis(16));
     assert_eq!(config.cache.stripes, Size::from_mib(8));
-    assert_eq!(config.cache.requests, Size::from_mib(128));
+    assert_eq!(config.cache.requests, Size::from_mib(256));
     assert_eq!(config.limits.connections, 3);
-    assert_eq!(config.limits.request_max, Size::from_mib(64));
+    assert_eq!(config.limits.bytes_per_connection, Size::from_mib(64));
 }
 
 #[test]
@@ -165,13 +165,13 @@ fn numbers_outside_their_range_are_refused() {
         ("", "spin_us = 99999999999999999999999"),
         ("limits", "connections = 0"),
         ("limits", "requests_per_connection = 65537"),
-        ("limits", "request_bytes_max = '65MiB'"),
-        ("limits", "request_bytes_max = 1048577"),
+        ("limits", "bytes_per_connection = '1K'"),
+        ("limits", "stall_s = 0"),
         ("cache", "stripes_bytes = '1MiB'"),
         ("cache", "request_bytes = '16MiB'"),
-        ("sync", "checkpoint_s = 0"),
-        ("sync", "speed_max = 1"),
-        ("sync", "speed_max = -5"),
+        ("cache", "request_bytes = 67108865"),
+        ("sync", "stripes_in_flight = 0"),
+        ("cache", "stripes_bytes = -5"),
     ] {
         let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
         let found = problems(&format!("members = ['/a']\n{header}{line}\n"));
