@@ -132,7 +132,7 @@ impl Life {
     }
 }
 
-/// Cuts the power and brings the array up again; `None` if it rightly refuses to start.
+/// Cuts the power, brings the array up again and checks it; `None` if it had to be forced.
 fn cut(life: &Life, rng: &mut Rng, depth: u32) -> Option<World> {
     let seed = life.world.seed;
     let mut disks = life.world.disks.clone();
@@ -206,7 +206,7 @@ fn cut(life: &Life, rng: &mut Rng, depth: u32) -> Option<World> {
     }
     next.model = content;
     next.fuzzy.clear();
-    Some(next)
+    (!forced).then_some(next)
 }
 
 fn run(shape: Shape, seed: u64) -> u32 {
