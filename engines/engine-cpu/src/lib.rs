@@ -7,17 +7,26 @@
 //! update of P and Q take the block as their one destination.
 //!
 //! ```
-//! use async_tx::{Engine, Op, Region};
+//! use async_tx::{Engine, Op, Region, Verdict, XorMode};
 //! use engine_cpu::CpuBackend;
 //!
 //! let mut engine = Engine::new(Box::new(CpuBackend::auto()));
-//! let (mut a, mut b, mut p) = ([1u8; 512], [2u8; 512], [0u8; 512]);
-//! // SAFETY: the arrays outlive the chain, and nothing else touches them before it is run.
-//! let [a, b, dst] = [&mut a, &mut b, &mut p].map(|x| unsafe { Region::new(x.as_mut_ptr(), 512) });
+//! let mut memory = vec![0u8; 4 * 512];
+//! let base = memory.as_mut_ptr();
+//! // SAFETY: blocks of `memory`, which outlives the chain and is not touched before that was run.
+//! let [a, b, c, d] = [0, 1, 2, 3].map(|i| unsafe { Region::new(base.add(i * 512), 512) });
+//!
+//! // xor -> copy -> xor, then a check of the last result.
 //! let mut chain = engine.chain();
-//! chain.push(Op::Pq { data: &[Some(a), Some(b)], p: Some(dst), q: None }, &[])?;
-//! engine.run(chain)?;
-//! assert_eq!(p, [3; 512]);
+//! chain.push(Op::Fill { dst: a, byte: 0x0f }, &[])?;
+//! let xor = chain.push(Op::Xor { srcs: &[a, b], dst: c, mode: XorMode::Overwrite }, &[])?;
+//! let copy = chain.push(Op::Copy { src: c, dst: d }, &[xor])?;
+//! chain.push(Op::Xor { srcs: &[a, c], dst: d, mode: XorMode::Accumulate }, &[copy])?;
+//! chain.push_next(Op::XorVal { srcs: &[a, d] })?;
+//!
+//! // `submit` and `poll` give the same, for chains that may take time.
+//! assert_eq!(engine.run(chain)?, Verdict::default());
+//! assert_eq!(memory[3 * 512..], [0x0f; 512]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
