@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use md_format::{CreateError, CreateParams, Layout, Level, SECTOR, Superblock, Uuid, plan_create};
 use nix::sys::signal::{SigSet, Signal};
 use uraid_config::Size;
+use uraid_core::{Geometry, GeometryError, MAX_MEMBERS};
 
 use crate::cli::{CreateArgs, LevelArg};
 use crate::device::{Access, Device, DeviceKind, identity_of};
@@ -47,7 +48,7 @@ enum Candidate {
 /// In all cases the members are as they were.
 pub fn run(args: &CreateArgs) -> Result<(), Failure> {
     let (level, layout) = level_and_layout(args)?;
-    check_shape(args, level)?;
+    check_shape(args, level, layout)?;
     let members = inspect_all(args)?;
     let clean = args.assume_clean || members.iter().all(Candidate::is_zero);
     let plan = plan(args, level, layout, &members, clean)?;
@@ -97,12 +98,22 @@ fn level_and_layout(args: &CreateArgs) -> Result<(Level, Layout), Failure> {
     Ok((level, layout))
 }
 
-/// What is wrong whatever the members are; found before any of them is touched.
-fn check_shape(args: &CreateArgs, level: Level) -> Result<(), Failure> {
-    let (min, max, got) = (level.min_members(), level.max_members(), args.members.len());
-    if got < usize::from(min) || got > usize::from(max) {
-        return Err(Failure::Usage(format!("{level} needs {min} to {max} members, {got} were named")));
-    }
+/// What is wrong whatever the members are; found before any of them is touched. The array core has the
+/// last word, so that what is created can also be served.
+fn check_shape(args: &CreateArgs, level: Level, layout: Layout) -> Result<(), Failure> {
+    let members = u16::try_from(args.members.len()).unwrap_or(u16::MAX);
+    let chunk = args.chunk.bytes();
+    Geometry::new(level, layout, members, chunk, chunk).map_err(|error| match error {
+        GeometryError::Members { least, .. } => {
+            let named = args.members.len();
+            Failure::Usage(format!("{level} needs {least} to {MAX_MEMBERS} members, {named} were named"))
+        }
+        GeometryError::Chunk(_) => Failure::Usage(format!(
+            "a chunk of {} is not possible: take a power of two from 4K to 16M",
+            args.chunk
+        )),
+        other => Failure::Usage(other.to_string()),
+    })?;
     if args.size.is_some_and(|size| !size.bytes().is_multiple_of(SECTOR)) {
         return Err(Failure::Usage("--size must be a multiple of 512 bytes".to_owned()));
     }
@@ -204,7 +215,7 @@ fn plan(
         now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         clean,
     };
-    plan_create(&params).map_err(|error| match error {
+    let plan = plan_create(&params).map_err(|error| match error {
         CreateError::MemberTooSmall { index, device_sectors, needed } => Failure::operating(format!(
             "{} is too small: it has {}, at least {} are needed; nothing was changed",
             members.get(index).map(Candidate::path).unwrap_or(Path::new("a member")).display(),
@@ -213,7 +224,11 @@ fn plan(
         )),
         CreateError::TooLarge => Failure::operating(error),
         other => Failure::Usage(other.to_string()),
-    })
+    })?;
+    let size = plan.first().map_or(0, Superblock::size_sectors).saturating_mul(SECTOR);
+    let roles = u16::try_from(plan.len()).unwrap_or(u16::MAX);
+    Geometry::new(level, layout, roles, args.chunk.bytes(), size).map_err(Failure::operating)?;
+    Ok(plan)
 }
 
 fn random_uuid() -> Uuid {

@@ -7,6 +7,7 @@
 //!
 //! Promises: commands never ask questions, exit with 0, 1 (it failed) or 2 (it was asked wrongly), and
 //! write to a device only after every check on every device passed.
+#![forbid(unsafe_code)]
 
 pub mod assembly;
 pub mod check_config;

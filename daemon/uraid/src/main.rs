@@ -1,5 +1,7 @@
 //! The uraid command; everything is in the library beside it.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -199,7 +199,7 @@ fn impossible_arrays_are_usage_errors() {
     let bench = Bench::new();
     for (args, word) in [
         (["--level", "6", "--chunk", "64K", "a", "b", "c"].as_slice(), "raid6 needs 4"),
-        (&["--level", "5", "--chunk", "64K", "a"], "raid5 needs"),
+        (&["--level", "5", "--chunk", "64K", "a", "b"], "raid5 needs 3"),
         (&["--level", "5", "--chunk", "48K", "a", "b", "c"], "chunk"),
         (&["--level", "5", "--chunk", "1K", "a", "b", "c"], "chunk"),
         (&["--level", "5", "--chunk", "4097", "a", "b", "c"], "chunk"),

@@ -1,0 +1,100 @@
+//! What clients see of the array.
+
+use nbd_rs::{ApiMisuse, BlockSizes, ExportInfo, Features};
+use uraid_blockio::Member;
+use uraid_core::Geometry;
+
+/// The smallest block of disks that do not take 512 bytes.
+const BLOCK_4K: u32 = 4096;
+const BLOCK_512: u32 = 512;
+
+/// What is known of the members when the export is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct MemberTraits {
+    /// A member writes blocks of 4 KiB only, so smaller writes would be read-modify-write twice over.
+    pub(super) blocks_4k: bool,
+    /// A member seeks.
+    pub(super) rotational: bool,
+}
+
+impl MemberTraits {
+    /// What these members have in common, the worst of each.
+    pub(super) fn of(members: &[Member]) -> Self {
+        MemberTraits {
+            blocks_4k: members.iter().any(|member| member.logical_block() > BLOCK_512),
+            rotational: members.iter().any(|member| member.rotational() == Some(true)),
+        }
+    }
+}
+
+/// The one export: all of the array, under the array's name.
+///
+/// Requests are best aligned to chunks; whole stripes would be better still, but the protocol wants a
+/// power of two. What may be in one request is `request_max` bytes.
+///
+/// # Errors
+/// The protocol cannot carry the name or the size.
+pub(super) fn info(
+    name: &str,
+    geometry: &Geometry,
+    traits: MemberTraits,
+    request_max: u64,
+    read_only: bool,
+) -> Result<ExportInfo, ApiMisuse> {
+    let minimum = if traits.blocks_4k { BLOCK_4K } else { BLOCK_512 };
+    let max_payload = u32::try_from(request_max).unwrap_or(u32::MAX).max(BLOCK_4K);
+    // Both are powers of two, or zero, which the next line does not let through.
+    let largest = 1_u32.checked_shl(max_payload.ilog2()).unwrap_or(BLOCK_4K);
+    let preferred = u32::try_from(geometry.chunk_bytes()).unwrap_or(largest).min(largest);
+    let block = BlockSizes::new(minimum, preferred.max(minimum), max_payload)?;
+    let features = Features {
+        read_only,
+        flush: true,
+        fua: true,
+        rotational: traits.rotational,
+        trim: true,
+        write_zeroes: true,
+        fast_zero: false,
+        cache: true,
+        multi_conn: true,
+    };
+    let info = ExportInfo::new(name, geometry.array_bytes(), block, features)?;
+    let (data, parity) = (geometry.data(), geometry.parity());
+    info.with_description(format!("uraid array of {data} data and {parity} parity members"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use md_format::{Layout, Level};
+
+    fn geometry(chunk: u64) -> Geometry {
+        let layout = Layout::default_for(Level::Raid6);
+        Geometry::new(Level::Raid6, layout, 6, chunk, 1 << 26).unwrap()
+    }
+
+    #[test]
+    fn blocks_follow_members_and_chunk() {
+        for (chunk, blocks_4k, request_max, minimum, preferred) in [
+            (65536, false, 32 << 20, 512, 65536),
+            (65536, true, 32 << 20, 4096, 65536),
+            (4096, true, 1 << 20, 4096, 4096),
+            (16 << 20, false, 1 << 20, 512, 1 << 20),
+            (16 << 20, false, (1 << 20) + 4096, 512, 1 << 20),
+        ] {
+            let traits = MemberTraits { blocks_4k, rotational: false };
+            let info = info("v", &geometry(chunk), traits, request_max, false).unwrap();
+            let block = info.block_sizes();
+            assert_eq!((block.minimum(), block.preferred()), (minimum, preferred));
+            assert_eq!(u64::from(block.max_payload()), request_max);
+            assert_eq!(info.size(), 4 << 26);
+        }
+    }
+
+    #[test]
+    fn a_read_only_export_says_so() {
+        let traits = MemberTraits { blocks_4k: false, rotational: true };
+        let info = info("v", &geometry(65536), traits, 32 << 20, true).unwrap();
+        assert!(info.features().read_only && info.features().rotational && info.features().multi_conn);
+    }
+}

@@ -1,0 +1,120 @@
+//! The sockets on which clients and operators knock.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use uraid_config::{Address, Config, RUN_DIR};
+
+use crate::control::socket::{SocketFile, listen};
+use crate::failure::Failure;
+
+/// A bound address for clients.
+#[derive(Debug)]
+pub(super) enum Listener {
+    /// A unix socket and its file, which goes away with this.
+    Unix(UnixListener, SocketFile),
+    /// A TCP port.
+    Tcp(TcpListener),
+}
+
+/// All sockets of one daemon.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    /// For clients; the addresses as they were bound, so that port 0 became a number.
+    pub(super) exports: Vec<(Address, Listener)>,
+    /// For operators.
+    pub(super) control: (UnixListener, SocketFile),
+}
+
+impl Sockets {
+    /// Binds what the configuration asks for. An address that other machines can reach is bound only if
+    /// the configuration calls itself insecure, whoever made it.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound; those before it are given up.
+    pub(super) fn bind(config: &Config, name: &str) -> Result<Self, Failure> {
+        let addresses = config.addresses(name);
+        if let Some(address) = addresses.iter().find(|address| !address.is_local() && !config.insecure) {
+            return Err(Failure::Usage(format!(
+                "{address} can be reached by other machines, without encryption or a password; use \
+                 127.0.0.1 or [::1], or say insecure if the network is trusted"
+            )));
+        }
+        let control = config.control_socket(name);
+        make_run_directory(&control);
+        let control = listen(&control).map_err(Failure::operating)?;
+        let exports = addresses.into_iter().map(bind_export).collect::<Result<_, _>>()?;
+        Ok(Sockets { exports, control })
+    }
+}
+
+fn bind_export(address: Address) -> Result<(Address, Listener), Failure> {
+    match address {
+        Address::Unix(path) => {
+            make_run_directory(&path);
+            let (listener, file) = listen(&path).map_err(Failure::operating)?;
+            Ok((Address::Unix(path), Listener::Unix(listener, file)))
+        }
+        Address::Tcp(address) => {
+            let failed = |error: io::Error| Failure::operating(format!("cannot listen on tcp:{address}: {error}"));
+            let listener = TcpListener::bind(address).map_err(failed)?;
+            listener.set_nonblocking(true).map_err(failed)?;
+            let bound = listener.local_addr().map_err(failed)?;
+            Ok((Address::Tcp(bound), Listener::Tcp(listener)))
+        }
+    }
+}
+
+/// Without a service unit nobody has made the directory of the default sockets. Whatever goes wrong here
+/// is told when the socket is made.
+fn make_run_directory(socket: &Path) {
+    if socket.parent() == Some(Path::new(RUN_DIR)) && !Path::new(RUN_DIR).exists() {
+        let _ = std::fs::DirBuilder::new().mode(0o755).create(RUN_DIR);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(listen: &[&str], directory: &Path) -> Config {
+        let mut config = Config::with_members(vec!["/m".into()]);
+        config.listen = listen.iter().map(|text| text.parse().unwrap()).collect();
+        config.control = Some(directory.join("control"));
+        config
+    }
+
+    #[test]
+    fn port_0_becomes_a_port_and_files_go_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let unix = format!("unix:{}", directory.path().join("nbd").display());
+        let sockets = Sockets::bind(&config(&[&unix, "tcp:127.0.0.1:0"], directory.path()), "v").unwrap();
+        assert!(matches!(sockets.exports[1].0, Address::Tcp(address) if address.port() != 0));
+        assert!(directory.path().join("nbd").exists() && directory.path().join("control").exists());
+        drop(sockets);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_network_is_refused_unless_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = config(&["tcp:0.0.0.0:0"], directory.path());
+        let error = Sockets::bind(&config, "v").unwrap_err();
+        assert!(error.to_string().contains("other machines"), "{error}");
+        config.insecure = true;
+        assert!(Sockets::bind(&config, "v").is_ok());
+    }
+
+    #[test]
+    fn a_taken_address_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("tcp:{}", first.local_addr().unwrap());
+        let error = Sockets::bind(&config(&[&address], directory.path()), "v").unwrap_err();
+        assert!(error.to_string().contains(&address), "{error}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}
