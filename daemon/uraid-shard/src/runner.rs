@@ -187,12 +187,15 @@ impl<M: MemberIo, C: Clock, T> Runner<M, C, T> {
         self.array.handle(now, Event::Request { id, kind, offset, len });
     }
 
-    /// Whether requests came since [`idle`](Self::idle) was last called.
+    /// Whether the array may be holding back writes: requests came, or something was done about them, since
+    /// [`idle`](Self::idle) was last called.
     pub fn owes_idle(&self) -> bool {
         self.owes_idle
     }
 
-    /// Says that no further request is at hand: the array stops waiting for neighbours of small writes.
+    /// Says that no further request is at hand: the array stops waiting for neighbours of small writes. It
+    /// holds them back only while it works, so this comes after a [`step`](Self::step) that left nothing
+    /// to be done, and another step follows it.
     pub fn idle(&mut self) {
         self.owes_idle = false;
         self.tell(Event::Idle);
@@ -229,8 +232,11 @@ impl<M: MemberIo, C: Clock, T> Runner<M, C, T> {
             return Err(fatal.clone());
         }
         let progress = self.work(budget).and_then(|progress| self.checked(progress));
-        if let Err(fatal) = &progress {
-            self.fatal = Some(fatal.clone());
+        match &progress {
+            Err(fatal) => self.fatal = Some(fatal.clone()),
+            Ok(Progress::Idle) => {}
+            // The array has looked at its queues, and may have decided to hold something back.
+            Ok(Progress::Done | Progress::More) => self.owes_idle |= self.requests.len() > 0,
         }
         progress
     }

@@ -118,10 +118,13 @@ impl Service {
         let now = self.runner.now();
         self.take_commands(now);
         let input = self.receive_all(now)?;
+        let mut progress = self.runner.step(ACTIONS)?;
         if !input.more && self.runner.owes_idle() {
             self.runner.idle();
+            if self.runner.step(ACTIONS)? == Progress::More {
+                progress = Progress::More;
+            }
         }
-        let progress = self.runner.step(ACTIONS)?;
         let delivered = self.deliver(now);
         self.take_notices();
         self.clients.close_ended();

@@ -1,0 +1,312 @@
+//! A shard over files, and a small blocking client.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use md_format::{AssembleOptions, Assembly, CreateParams, Found, Layout, Level, Superblock, Uuid};
+use nbd_rs::reply::{self, ReplyBody};
+use nbd_rs::{
+    BlockSizes, Command, Context, Contexts, Errno, ExportInfo, Features, Negotiated, Request, Session,
+};
+use uraid_blockio::{Member, OpenOptions};
+use uraid_shard::{
+    NewConnection, Shard, ShardConfig, ShardExit, ShardHandle, ShardStatus, Tuning, cpu_engine,
+};
+
+/// How long anything may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// splitmix64.
+pub(crate) struct Rng(pub(crate) u64);
+
+impl Rng {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        self.next() % n.max(1)
+    }
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
+        bytes.truncate(len);
+        bytes
+    }
+}
+
+/// A running RAID6 of six files.
+pub(crate) struct Volume {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) handle: ShardHandle,
+    pub(crate) exit: Receiver<ShardExit>,
+    pub(crate) export: ExportInfo,
+}
+
+pub(crate) const MEMBERS: usize = 6;
+const CHUNK: u32 = 64 << 10;
+
+fn path(dir: &tempfile::TempDir, member: usize) -> PathBuf {
+    dir.path().join(format!("member{member}"))
+}
+
+fn member_bytes(data: u64) -> u64 {
+    (4096 + 64) * 512 + data
+}
+
+pub(crate) fn tuning() -> Tuning {
+    Tuning { cache_bytes: 8 << 20, pool_bytes: 64 << 20, self_check: true, ..Tuning::default() }
+}
+
+/// Creates the members of an array that offers four times `data` bytes.
+pub(crate) fn create(dir: &tempfile::TempDir, data: u64) {
+    let sizes = [member_bytes(data) / 512; MEMBERS];
+    let uuids: Vec<_> = (0..MEMBERS).map(|i| Uuid([i as u8 + 1; 16])).collect();
+    let superblocks = md_format::plan_create(&CreateParams {
+        level: Level::Raid6,
+        layout: Layout::default_for(Level::Raid6),
+        chunk_sectors: CHUNK / 512,
+        name: "test",
+        members: &sizes,
+        size_sectors: Some(data / 512),
+        set_uuid: Uuid([9; 16]),
+        device_uuids: &uuids,
+        now: 1_700_000_000,
+        clean: true,
+    })
+    .unwrap();
+    for (member, superblock) in superblocks.iter().enumerate() {
+        let file = std::fs::File::create_new(path(dir, member)).unwrap();
+        file.set_len(member_bytes(data)).unwrap();
+        let at = superblock.super_offset() * 512;
+        std::os::unix::fs::FileExt::write_all_at(&file, &superblock.encode(), at).unwrap();
+    }
+}
+
+fn assemble(dir: &tempfile::TempDir) -> Assembly {
+    let found = |member: usize| {
+        let bytes = std::fs::read(path(dir, member)).unwrap();
+        let sectors = bytes.len() as u64 / 512;
+        let read = md_format::candidates(sectors).into_iter().map(|at| {
+            let from = (at.sector * 512) as usize;
+            Superblock::parse(&bytes[from..bytes.len().min(from + md_format::READ_BYTES)], at, sectors)
+        });
+        let superblock = Superblock::choose(read);
+        Found { label: format!("member{member}"), device_sectors: sectors, superblock, identity: None }
+    };
+    let found: Vec<_> = (0..MEMBERS).map(found).collect();
+    md_format::assemble(&found, AssembleOptions::default()).unwrap()
+}
+
+impl Volume {
+    pub(crate) fn new(data: u64, tuning: Tuning) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        create(&dir, data);
+        Self::open(dir, tuning)
+    }
+
+    pub(crate) fn open(dir: tempfile::TempDir, tuning: Tuning) -> Self {
+        let assembly = assemble(&dir);
+        let members = assembly.members.iter();
+        let members = members.map(|m| Member::open(path(&dir, m.found), OpenOptions::default()).unwrap());
+        let config = ShardConfig {
+            name: "test".to_owned(),
+            members: members.collect(),
+            assembly,
+            read_only: false,
+            engine: cpu_engine("auto").unwrap(),
+            tuning,
+        };
+        let (tell, exit) = channel();
+        let handle = Shard::spawn(config, move |exit| tell.send(exit).unwrap()).unwrap();
+        let features = Features {
+            flush: true,
+            fua: true,
+            trim: true,
+            write_zeroes: true,
+            fast_zero: true,
+            cache: true,
+            multi_conn: true,
+            ..Features::default()
+        };
+        let block = BlockSizes::new(512, CHUNK, 32 << 20).unwrap();
+        let export = ExportInfo::new("test", handle.geometry().array_bytes(), block, features).unwrap();
+        Self { dir, handle, exit, export }
+    }
+
+    pub(crate) fn member_path(&self, member: usize) -> PathBuf {
+        path(&self.dir, member)
+    }
+
+    /// Connects a client that negotiated structured replies, or did not.
+    pub(crate) fn client(&self, structured: bool) -> Client {
+        self.client_with(structured, &[])
+    }
+
+    pub(crate) fn client_with(&self, structured: bool, leftover: &[u8]) -> Client {
+        let contexts = Contexts::NONE.with(Context::BaseAllocation);
+        let negotiated = Negotiated { structured, contexts, ..Negotiated::default() };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        ours.set_write_timeout(Some(PATIENCE)).unwrap();
+        let session = Session::new(&self.export, &negotiated);
+        let (socket, leftover) = (theirs.into(), leftover.to_vec());
+        self.handle.connect(NewConnection { socket, session, leftover, peer: "test".to_owned() }).unwrap();
+        Client { stream: ours, input: Vec::new(), cookie: 0 }
+    }
+
+    pub(crate) fn status(&self) -> ShardStatus {
+        let (tell, answer) = channel();
+        self.handle.status(move |status| tell.send(status).unwrap()).unwrap();
+        answer.recv_timeout(PATIENCE).unwrap()
+    }
+
+    /// Asks for the status until it is as wanted.
+    pub(crate) fn wait_for(&self, what: &str, wanted: impl Fn(&ShardStatus) -> bool) -> ShardStatus {
+        let start = std::time::Instant::now();
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "never {what}: {status:?}");
+        }
+    }
+
+    pub(crate) fn stop(self) -> (tempfile::TempDir, ShardExit) {
+        self.handle.stop(PATIENCE).unwrap();
+        let exit = self.exit.recv_timeout(PATIENCE).unwrap();
+        (self.dir, exit)
+    }
+}
+
+/// A client that sends what it is told and takes replies in whatever order they come.
+pub(crate) struct Client {
+    pub(crate) stream: UnixStream,
+    input: Vec<u8>,
+    cookie: u64,
+}
+
+/// The answer to a request: its data (empty but for reads) or its error.
+pub(crate) type Answered = (u64, Result<Vec<u8>, Errno>);
+
+impl Client {
+    pub(crate) fn request(&mut self, command: Command, offset: u64, len: u32) -> Request {
+        self.cookie += 1;
+        Request::new(command, self.cookie, offset, len)
+    }
+
+    /// Sends a header and a payload.
+    pub(crate) fn send(&mut self, request: &Request, payload: &[u8]) {
+        let mut message = request.header().encode().to_vec();
+        message.extend_from_slice(payload);
+        self.stream.write_all(&message).unwrap();
+    }
+
+    fn need(&mut self, n: usize) {
+        while self.input.len() < n {
+            assert!(self.receive() > 0, "the server closed in the middle of a reply");
+        }
+    }
+
+    fn receive(&mut self) -> usize {
+        let mut piece = vec![0; 256 << 10];
+        let got = self.stream.read(&mut piece).unwrap();
+        self.input.extend_from_slice(&piece[..got]);
+        got
+    }
+
+    /// The next complete answer, or `None` if the server has closed.
+    pub(crate) fn answer_or_end(&mut self, asked: &[Request]) -> Option<Answered> {
+        if self.input.is_empty() && self.receive() == 0 {
+            return None;
+        }
+        Some(self.answer(asked))
+    }
+
+    fn take(&mut self, n: usize) -> Vec<u8> {
+        self.need(n);
+        self.input.drain(..n).collect()
+    }
+
+    /// The next complete answer to one of these requests.
+    pub(crate) fn answer(&mut self, asked: &[Request]) -> Answered {
+        let mut data = Vec::new();
+        let mut error = None;
+        loop {
+            let (head, len) = loop {
+                if let Some(found) = reply::decode(&self.input).unwrap() {
+                    break found;
+                }
+                let have = self.input.len();
+                self.need(have + 1);
+            };
+            self.input.drain(..len);
+            let request = asked.iter().find(|r| r.cookie == head.cookie).expect("a cookie that was sent");
+            match head.body {
+                ReplyBody::Simple(None) if request.command == Command::Read => {
+                    data = self.take(request.len as usize);
+                }
+                ReplyBody::Simple(errno) => error = errno,
+                ReplyBody::None => {}
+                ReplyBody::Data { offset, len } => {
+                    assert_eq!(offset, request.offset + data.len() as u64);
+                    data.extend(self.take(len as usize));
+                }
+                ReplyBody::BlockStatus { descriptors, .. } => {
+                    data.extend(self.take(8 * descriptors as usize));
+                }
+                ReplyBody::Error { errno, .. } => error = Some(errno),
+                ReplyBody::Hole { .. } => panic!("no holes are served"),
+            }
+            if head.done {
+                return (head.cookie, error.map_or(Ok(data), Err));
+            }
+        }
+    }
+
+    /// Sends one request and waits for its answer.
+    pub(crate) fn ask(&mut self, request: Request, payload: &[u8]) -> Result<Vec<u8>, Errno> {
+        self.send(&request, payload);
+        let (cookie, result) = self.answer(&[request]);
+        assert_eq!(cookie, request.cookie);
+        result
+    }
+
+    pub(crate) fn read(&mut self, offset: u64, len: u32) -> Result<Vec<u8>, Errno> {
+        let request = self.request(Command::Read, offset, len);
+        self.ask(request, &[])
+    }
+
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<Vec<u8>, Errno> {
+        let request = self.request(Command::Write, offset, data.len() as u32);
+        self.ask(request, data)
+    }
+
+    /// Sends raw bytes.
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub(crate) fn disconnect(&mut self) {
+        let mut header = Request::new(Command::Flush, 0, 0, 0).header();
+        header.command = nbd_rs::wire::cmd::DISC;
+        self.send_raw(&header.encode());
+    }
+
+    /// Whether the server has closed, and said nothing more.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        let mut rest = [0; 1];
+        match self.stream.read(&mut rest) {
+            Ok(n) => n == 0 && self.input.is_empty(),
+            Err(err) => err.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! A whole shard with real sockets: well-behaved clients, many requests at once, and clients that mean
+//! harm or just go away.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Client, Rng, Volume, tuning};
+use nbd_rs::{Command, Errno, Request};
+use uraid_core::{ArrayState, MemberStanding};
+use uraid_shard::{AddError, ConnectionLimits, FailError, MemberName, ShardExit, Tuning};
+
+const DATA: u64 = 2 << 20;
+
+/// Random requests, many at a time, beside a byte array. Those in flight together do not overlap.
+fn churn(client: &mut Client, model: &mut [u8], rng: &mut Rng, depth: usize, requests: usize) -> usize {
+    let mut asked: Vec<(Request, Vec<u8>)> = Vec::new();
+    let (mut sent, mut reordered) = (0, 0);
+    while sent < requests || !asked.is_empty() {
+        while sent < requests && asked.len() < depth {
+            let sectors = model.len() as u64 / 512;
+            let first = rng.below(sectors);
+            let longest = if rng.below(4) == 0 { 2000 } else { 16 };
+            let len = (1 + rng.below(longest)).min(sectors - first);
+            let (offset, end) = (first * 512, (first + len) * 512);
+            sent += 1;
+            if asked.iter().any(|(r, _)| r.offset < end && offset < r.offset + u64::from(r.len)) {
+                continue;
+            }
+            let command = match rng.below(9) {
+                0..4 => Command::Read,
+                4..8 => Command::Write,
+                _ => Command::WriteZeroes,
+            };
+            let mut request = client.request(command, offset, (end - offset) as u32);
+            request.fua = command != Command::Read && rng.below(6) == 0;
+            let data = match command {
+                Command::Write => rng.bytes((end - offset) as usize),
+                _ => vec![0; (end - offset) as usize],
+            };
+            client.send(&request, if command == Command::Write { &data } else { &[] });
+            asked.push((request, data));
+        }
+        if asked.is_empty() {
+            continue;
+        }
+        let requests: Vec<_> = asked.iter().map(|(request, _)| *request).collect();
+        let (cookie, result) = client.answer(&requests);
+        let at = asked.iter().position(|(request, _)| request.cookie == cookie).unwrap();
+        reordered += usize::from(at > 0);
+        let (request, data) = asked.remove(at);
+        let model = &mut model[request.offset as usize..][..request.len as usize];
+        match request.command {
+            Command::Read => assert!(result.unwrap() == model, "{request:?}"),
+            _ => {
+                result.unwrap();
+                model.copy_from_slice(&data);
+            }
+        }
+    }
+    reordered
+}
+
+fn check_all(client: &mut Client, model: &[u8]) {
+    for (i, expected) in model.chunks(1 << 20).enumerate() {
+        let got = client.read((i << 20) as u64, expected.len() as u32).unwrap();
+        assert!(got == expected, "MiB {i} differs");
+    }
+}
+
+#[test]
+fn many_requests_at_once_give_what_one_by_one_would() {
+    for structured in [false, true] {
+        let volume = Volume::new(DATA, tuning());
+        let mut rng = Rng(0x6e62_6401);
+        let mut client = volume.client(structured);
+        let mut model = vec![0; volume.export.size() as usize];
+        let reordered = churn(&mut client, &mut model, &mut rng, 128, 600);
+        assert!(reordered > 0, "no answer overtook another");
+        check_all(&mut client, &model);
+        let (dir, exit) = volume.stop();
+        assert_eq!(exit, ShardExit::Stopped { clean: true });
+        let volume = Volume::open(dir, tuning());
+        assert_eq!(volume.status().array.state, ArrayState::Clean);
+        check_all(&mut volume.client(structured), &model);
+    }
+}
+
+#[test]
+fn members_are_lost_and_rebuilt_while_serving() {
+    let volume = Volume::new(DATA, tuning());
+    let mut rng = Rng(0x6e62_6402);
+    let mut client = volume.client(true);
+    let mut model = vec![0; volume.export.size() as usize];
+    churn(&mut client, &mut model, &mut rng, 32, 100);
+    for member in [0, 4] {
+        let (tell, answer) = std::sync::mpsc::channel();
+        let name = MemberName::Path(volume.member_path(member));
+        volume.handle.fail(name, move |result| tell.send(result).unwrap()).unwrap();
+        answer.recv().unwrap().unwrap();
+        churn(&mut client, &mut model, &mut rng, 32, 100);
+        check_all(&mut client, &model);
+    }
+    let (tell, answer) = std::sync::mpsc::channel();
+    let name = MemberName::Path(volume.member_path(1));
+    volume.handle.fail(name, move |result| tell.send(result).unwrap()).unwrap();
+    assert!(matches!(answer.recv().unwrap(), Err(FailError::Refused(_))));
+
+    for member in [0, 4] {
+        // A failed member was let go, so it can be opened and added again.
+        let path = volume.member_path(member);
+        let member = uraid_blockio::Member::open(path, Default::default()).unwrap();
+        let (tell, answer) = std::sync::mpsc::channel();
+        volume.handle.add(member, [50; 16], move |result| tell.send(result).unwrap()).unwrap();
+        answer.recv().unwrap().unwrap();
+        churn(&mut client, &mut model, &mut rng, 32, 60);
+    }
+    let status = volume.wait_for("rebuilt", |s| s.array.missing == 0 && s.array.sync.is_none());
+    let rebuilt = status.members.iter().filter(|m| m.report.standing == MemberStanding::InSync);
+    assert_eq!(rebuilt.count(), 6);
+    assert!(status.notices.iter().any(|n| n.text.contains("rebuild finished")), "{:?}", status.notices);
+    check_all(&mut client, &model);
+    assert_eq!(volume.stop().1, ShardExit::Stopped { clean: true });
+}
+
+#[test]
+fn a_blank_that_is_too_small_is_not_added() {
+    let volume = Volume::new(DATA, tuning());
+    let path = volume.dir.path().join("small");
+    uraid_blockio::create_sparse(&path, 1 << 20).unwrap();
+    let member = uraid_blockio::Member::open(&path, Default::default()).unwrap();
+    let (tell, answer) = std::sync::mpsc::channel();
+    volume.handle.add(member, [50; 16], move |result| tell.send(result).unwrap()).unwrap();
+    assert!(matches!(answer.recv().unwrap(), Err(AddError::Refused(_))));
+    assert_eq!(volume.status().members.len(), 6);
+}
+
+#[test]
+fn what_needs_nothing_of_the_array_is_answered() {
+    let volume = Volume::new(DATA, tuning());
+    let mut client = volume.client(true);
+    client.write(0, &[7; 4096]).unwrap();
+    for command in [Command::Trim, Command::Cache] {
+        let request = client.request(command, 0, 4096);
+        assert_eq!(client.ask(request, &[]), Ok(vec![]));
+    }
+    let flush = client.request(Command::Flush, 0, 0);
+    assert_eq!(client.ask(flush, &[]), Ok(vec![]));
+    assert_eq!(client.read(0, 4096), Ok(vec![7; 4096]));
+    let request = client.request(Command::BlockStatus, 512, 1 << 20);
+    assert_eq!(client.ask(request, &[]), Ok([[0, 16, 0, 0], [0; 4]].concat()));
+    let mut fast = client.request(Command::WriteZeroes, 0, 4096);
+    fast.fast_zero = true;
+    assert_eq!(client.ask(fast, &[]), Err(Errno::NotSup));
+    assert_eq!(client.read(0, 4096), Ok(vec![7; 4096]));
+    let zeroes = client.request(Command::WriteZeroes, 0, 4 << 20);
+    assert_eq!(client.ask(zeroes, &[]), Ok(vec![]));
+    assert_eq!(client.read(0, 4096), Ok(vec![0; 4096]));
+}
+
+#[test]
+fn refused_requests_leave_the_stream_in_step() {
+    let volume = Volume::new(DATA, tuning());
+    let end = volume.export.size();
+    for structured in [false, true] {
+        let mut client = volume.client(structured);
+        let payload = vec![1; 300 << 10];
+        let beyond = client.request(Command::Write, end - 512, payload.len() as u32);
+        assert_eq!(client.ask(beyond, &payload), Err(Errno::NoSpc));
+        let odd = client.request(Command::Write, 1, 513);
+        assert_eq!(client.ask(odd, &[1; 513]), Err(Errno::Inval));
+        assert_eq!(client.read(end, 512), Err(Errno::Inval));
+        assert_eq!(client.read(u64::MAX - 511, 512), Err(Errno::Inval));
+        assert_eq!(client.read(0, 0), Ok(vec![]));
+        assert_eq!(client.read(end - 512, 512), Ok(vec![0; 512]));
+    }
+}
+
+#[test]
+fn what_the_handshake_received_too_much_is_not_lost() {
+    let volume = Volume::new(DATA, tuning());
+    let request = Request::new(Command::Write, 77, 4096, 8192);
+    let mut message = request.header().encode().to_vec();
+    message.extend_from_slice(&[9; 8192]);
+    let (early, late) = message.split_at(3000);
+    let mut client = volume.client_with(true, early);
+    client.send_raw(late);
+    assert_eq!(client.answer(&[request]), (77, Ok(vec![])));
+    assert_eq!(client.read(4096, 8192), Ok(vec![9; 8192]));
+}
+
+#[test]
+fn headers_and_payloads_may_arrive_in_any_pieces() {
+    let volume = Volume::new(DATA, tuning());
+    let mut rng = Rng(0x6e62_6403);
+    let mut client = volume.client(true);
+    let mut model = vec![0u8; volume.export.size() as usize];
+    let mut stream = Vec::new();
+    let mut asked = Vec::new();
+    for i in 0..40u64 {
+        let sectors = 1 + rng.below(300) as usize;
+        let data = rng.bytes(512 * sectors);
+        let request = client.request(Command::Write, i * 200_704, data.len() as u32);
+        model[request.offset as usize..][..data.len()].copy_from_slice(&data);
+        stream.extend_from_slice(&request.header().encode());
+        stream.extend_from_slice(&data);
+        asked.push(request);
+    }
+    let mut rest = stream.as_slice();
+    while !rest.is_empty() {
+        let most = if rng.below(2) == 0 { 40 } else { 200_000 };
+        let (piece, later) = rest.split_at(rest.len().min(1 + rng.below(most) as usize));
+        client.send_raw(piece);
+        rest = later;
+    }
+    for _ in 0..asked.len() {
+        client.answer(&asked).1.unwrap();
+    }
+    check_all(&mut client, &model);
+}
+
+#[test]
+fn half_a_write_never_happens() {
+    let volume = Volume::new(DATA, tuning());
+    let mut other = volume.client(true);
+    for half in [0, 1, 5000, (1 << 20) - 1] {
+        let mut client = volume.client(true);
+        let request = client.request(Command::Write, 0, 1 << 20);
+        client.send(&request, &vec![0xee; half]);
+        drop(client);
+        volume.wait_for("closed", |status| status.connections == 1);
+        assert_eq!(other.read(0, 1 << 20).unwrap(), vec![0; 1 << 20], "{half}");
+    }
+    volume.wait_for("given back", |status| status.pool_in_use == 0);
+}
+
+#[test]
+fn hostile_bytes_cost_their_sender_the_connection_and_nobody_else() {
+    let volume = Volume::new(DATA, tuning());
+    let mut good = volume.client(true);
+    good.write(0, &[3; 512]).unwrap();
+    let mut huge = Request::new(Command::Write, 1, 0, u32::MAX).header().encode().to_vec();
+    let mut magic = Request::new(Command::Read, 1, 0, 512).header().encode().to_vec();
+    magic[0] ^= 1;
+    huge.extend_from_slice(&[0; 4096]);
+    let garbage = Rng(0x6e62_6404).bytes(100_000);
+    for bytes in [huge, magic, garbage] {
+        let mut bad = volume.client(false);
+        // The server may hang up before it has read everything.
+        let _ = std::io::Write::write_all(&mut bad.stream, &bytes);
+        assert!(bad.is_closed());
+        assert_eq!(good.read(0, 512), Ok(vec![3; 512]));
+    }
+    let status = volume.wait_for("closed", |status| status.connections == 1);
+    assert_eq!(status.clients.broken_connections, 3);
+    assert_eq!(status.pool_in_use, 0);
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_bounded_and_harms_no_other() {
+    let limits = ConnectionLimits { requests: 16, bytes: 8 << 20 };
+    let volume = Volume::new(DATA, Tuning { connection: limits, ..tuning() });
+    let mut slow = volume.client(true);
+    slow.stream.set_nonblocking(true).unwrap();
+    let mut sent = 0u64;
+    let mut blocked = 0;
+    // It asks for ever more and takes nothing, until the server does not listen any more.
+    while blocked < 1000 {
+        let request = slow.request(Command::Read, (sent % 8) << 20, 1 << 20);
+        match std::io::Write::write(&mut slow.stream, &request.header().encode()) {
+            Ok(n) => {
+                assert_eq!(n, 28);
+                sent += 1;
+            }
+            Err(_) => {
+                blocked += 1;
+                std::thread::yield_now();
+            }
+        }
+    }
+    let mut other = volume.client(true);
+    other.write(0, &[5; 1 << 20]).unwrap();
+    assert_eq!(other.read(0, 1 << 20), Ok(vec![5; 1 << 20]));
+    let status = volume.status();
+    assert!(status.pool_in_use <= 9 << 20, "{}", status.pool_in_use);
+    drop(slow);
+    volume.wait_for("given back", |status| status.connections == 1 && status.pool_in_use == 0);
+}
+
+#[test]
+fn memory_is_shared_in_turn_and_not_kept_by_sleepers() {
+    let stall = Duration::from_millis(300);
+    let volume = Volume::new(DATA, Tuning { stall, ..tuning() });
+    // Both announce 40 MiB of a pool of 64 and send nothing more.
+    let mut sleepers: Vec<_> = (0..2).map(|_| volume.client(true)).collect();
+    for (i, sleeper) in sleepers.iter_mut().enumerate() {
+        let request = sleeper.request(Command::Write, 0, 8 << 20);
+        sleeper.send(&request, &[1; 100]);
+        volume.wait_for("received", |status| status.pool_in_use >= (i + 1) * (8 << 20));
+    }
+    let mut model = vec![0; volume.export.size() as usize];
+    let mut clients: Vec<_> = (0..12).map(|_| volume.client(true)).collect();
+    let whole = model.len() as u32;
+    // Twelve reads of 8 MiB do not fit the rest of the pool at once; each gets its turn.
+    let asked: Vec<_> = clients.iter_mut().map(|c| c.request(Command::Read, 0, whole)).collect();
+    clients.iter_mut().zip(&asked).for_each(|(client, request)| client.send(request, &[]));
+    for (client, request) in clients.iter_mut().zip(&asked) {
+        assert!(client.answer(&[*request]).1.unwrap() == model);
+    }
+    model.fill(4);
+    clients[0].write(0, &model).unwrap();
+    check_all(&mut clients[1], &model);
+}
+
+#[test]
+fn a_disconnect_comes_after_every_answer() {
+    let volume = Volume::new(DATA, tuning());
+    let mut client = volume.client(true);
+    let mut asked = Vec::new();
+    for i in 0..100u64 {
+        let command = if i % 2 == 0 { Command::Write } else { Command::Read };
+        let request = client.request(command, i * 8192, 8192);
+        client.send(&request, if i % 2 == 0 { &[8; 8192] } else { &[] });
+        asked.push(request);
+    }
+    client.disconnect();
+    for _ in 0..asked.len() {
+        client.answer(&asked).1.unwrap();
+    }
+    assert!(client.is_closed());
+    let status = volume.wait_for("closed", |status| status.connections == 0);
+    assert_eq!((status.clients.writes, status.clients.reads), (50, 50));
+    assert_eq!((status.clients.broken_connections, status.pool_in_use), (0, 0));
+}
+
+#[test]
+fn a_client_that_vanishes_takes_nothing_with_it() {
+    let volume = Volume::new(DATA, tuning());
+    for round in 0..20u8 {
+        let mut client = volume.client(true);
+        for i in 0..64 {
+            let request = client.request(Command::Write, i * 65536, 65536);
+            client.send(&request, &[round; 65536]);
+            let request = client.request(Command::Read, i * 65536, 65536);
+            client.send(&request, &[]);
+        }
+    }
+    let status = volume.wait_for("gone", |status| status.connections == 0 && status.requests_in_flight == 0);
+    assert_eq!(status.pool_in_use, 0);
+    let mut client = volume.client(true);
+    client.write(0, &[1; 512]).unwrap();
+}
+
+#[test]
+fn stopping_answers_what_is_in_flight_and_refuses_the_rest() {
+    let volume = Volume::new(DATA, tuning());
+    let mut client = volume.client(true);
+    let mut asked = Vec::new();
+    for i in 0..64u64 {
+        let request = client.request(Command::Write, i * 4096, 4096);
+        client.send(&request, &[i as u8 + 1; 4096]);
+        asked.push(request);
+    }
+    let mut idle = volume.client(true);
+    let (dir, exit) = volume.stop();
+    assert_eq!(exit, ShardExit::Stopped { clean: true });
+    assert!(idle.is_closed());
+    // Every write was answered, unless the server stopped before it was read.
+    let mut answered = Vec::new();
+    while let Some((cookie, result)) = client.answer_or_end(&asked) {
+        match result {
+            Ok(_) => answered.push(cookie),
+            Err(errno) => assert_eq!(errno, Errno::Shutdown),
+        }
+    }
+    let volume = Volume::open(dir, tuning());
+    let mut client = volume.client(true);
+    for cookie in answered {
+        let i = cookie - 1;
+        assert_eq!(client.read(i * 4096, 4096), Ok(vec![i as u8 + 1; 4096]));
+    }
+}
+
+#[test]
+fn dropping_the_handle_stops_the_shard() {
+    let volume = Volume::new(DATA, tuning());
+    let mut client = volume.client(true);
+    client.write(0, &[1; 512]).unwrap();
+    let Volume { handle, exit, dir, .. } = volume;
+    drop(handle.clone());
+    assert_eq!(client.read(0, 512), Ok(vec![1; 512]));
+    drop(handle);
+    assert_eq!(exit.recv_timeout(Duration::from_secs(60)), Ok(ShardExit::Stopped { clean: true }));
+    assert!(client.is_closed());
+    assert_eq!(Volume::open(dir, tuning()).client(true).read(0, 512), Ok(vec![1; 512]));
+}
+
+#[test]
+fn a_stopped_shard_says_so() {
+    let volume = Volume::new(DATA, tuning());
+    let handle = volume.handle.clone();
+    volume.stop();
+    // The thread tells how it ended as the very last thing, so its end of the channel is closed.
+    assert!(handle.status(|_| {}).is_err());
+}
