@@ -33,6 +33,8 @@ pub(super) struct Member {
     pub(super) rebuilt: u64,
     /// As much of [`Self::rebuilt`] as was flushed, and so may stand in its superblock.
     pub(super) rebuilt_durable: u64,
+    /// Its superblock says that it is rebuilt in part only.
+    pub(super) partial_on_disk: bool,
     /// A rebuild of it met a stripe that could not be recovered.
     pub(super) stuck: bool,
     /// I/O errors seen.
@@ -84,6 +86,7 @@ impl Member {
             data_bytes: found.superblock.data_offset().saturating_mul(512),
             rebuilt,
             rebuilt_durable: rebuilt,
+            partial_on_disk: state == State::Rebuilding,
             stuck: false,
             errors: 0,
         }
@@ -200,6 +203,7 @@ impl Array {
             data_bytes,
             rebuilt: 0,
             rebuilt_durable: 0,
+            partial_on_disk: false,
             stuck: false,
             errors: 0,
         };

@@ -5,6 +5,7 @@
 //! | the first write after a clean time | every superblock says dirty (`resync_offset` 0) |
 //! | a write is answered that a failed member missed | the others say that it failed, events + 1 |
 //! | a superblock says clean, or how far a resync or rebuild came | everything written before, by a flush of every member |
+//! | a superblock says that a member failed | those of members rebuilt since say so, or they would count as missing, too |
 //! | the first update after a start | every member is brought to the newest event count, without raising it |
 //! | the first write of a degraded array | one update more, so that a member left out is two events behind |
 //!
@@ -14,7 +15,7 @@
 //! levelling. Numbers in a
 //! superblock that promise something about data (`*_durable`) are taken before the flush, never after.
 
-use super::members::State;
+use super::members::{Member, State};
 use super::{Array, Io, IoFor};
 use crate::geometry::Geometry;
 use crate::{Action, IoFault, MemberId, Tick};
@@ -58,6 +59,8 @@ struct Update {
     levelling: bool,
     flushing: bool,
     outstanding: u32,
+    /// Superblocks to write once those of just rebuilt members are there.
+    rest: Vec<(MemberId, u64, Vec<u8>)>,
     /// What may be said once the flush is over.
     resynced: u64,
     rebuilt: Vec<(MemberId, u64)>,
@@ -195,8 +198,9 @@ impl Array {
             levelling,
             flushing,
             outstanding: 0,
-            resynced: meta.resynced,
-            rebuilt: self.members.values().map(|m| (m.id, m.rebuilt)).collect(),
+            rest: Vec::new(),
+            resynced: 0,
+            rebuilt: Vec::new(),
         });
         if flushing {
             self.flush_for_update();
@@ -205,7 +209,14 @@ impl Array {
         }
     }
 
+    /// The first half of an update: what its superblocks will promise about data is taken down, then all
+    /// members are flushed.
     fn flush_for_update(&mut self) {
+        if let Some(update) = &mut self.meta.update {
+            update.flushing = true;
+            update.resynced = self.meta.resynced;
+            update.rebuilt = self.members.values().map(|m| (m.id, m.rebuilt)).collect();
+        }
         let live = self.live_members();
         self.set_outstanding(live.len() as u32);
         for member in live {
@@ -225,6 +236,12 @@ impl Array {
     fn write_superblocks(&mut self) {
         let seconds = self.unix_seconds();
         let stripes = self.geometry.stripes();
+        let whole_unsaid = |m: &Member| m.state == State::InSync && m.rebuilt_durable < stripes;
+        if self.members.values().any(whole_unsaid) {
+            // The array counts on a member of which the superblock would say that it is rebuilt in part.
+            self.flush_for_update();
+            return;
+        }
         let meta = &mut self.meta;
         let Some(update) = &mut meta.update else { return };
         update.flushing = false;
@@ -247,14 +264,24 @@ impl Array {
                 (false, done) => self.geometry.sectors_covered(done),
             });
         }
-        let mut writes = Vec::new();
+        let (mut first, mut rest) = (Vec::new(), Vec::new());
         for member in self.members.values_mut().filter(|m| m.state != State::Failed) {
             let sb = &mut member.superblock;
             sb.catch_up(&meta.template);
             let partial = member.role.is_some() && member.rebuilt_durable < stripes;
             sb.set_recovery_offset(partial.then(|| self.geometry.sectors_covered(member.rebuilt_durable)));
+            let promoted = std::mem::replace(&mut member.partial_on_disk, partial) && !partial;
+            let writes = if promoted { &mut first } else { &mut rest };
             writes.push((member.id, sb.super_offset().saturating_mul(512), sb.encode()));
         }
+        if first.is_empty() {
+            std::mem::swap(&mut first, &mut rest);
+        }
+        update.rest = rest;
+        self.write_some(first);
+    }
+
+    fn write_some(&mut self, writes: Vec<(MemberId, u64, Vec<u8>)>) {
         self.set_outstanding(writes.len() as u32);
         for (member, offset, bytes) in writes {
             let what = IoFor::MetaWrite;
@@ -272,6 +299,15 @@ impl Array {
         let Some(update) = &mut self.meta.update else { return };
         update.outstanding -= 1;
         if update.outstanding > 0 {
+            return;
+        }
+        let rest = std::mem::take(&mut update.rest);
+        let rest: Vec<_> = rest
+            .into_iter()
+            .filter(|(id, ..)| self.members.get(id).is_some_and(|m| m.state != State::Failed))
+            .collect();
+        if !rest.is_empty() && !self.broken {
+            self.write_some(rest);
             return;
         }
         if !update.flushing {
