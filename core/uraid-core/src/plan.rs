@@ -585,3 +585,7 @@ pub(crate) fn plan_resync(view: &View<'_>, bad: Option<Verdict>) -> Plan {
     }
     plan
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
