@@ -1,6 +1,7 @@
 //! Where clients come in: accepts, leads each through the handshake within its time, and hands the socket
 //! to the shard. Nothing here outlives the handshake of a client.
 
+use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use uraid_shard::{NewConnection, ShardHandle};
 use super::handshake::negotiate;
 use super::listen::Listener;
 
-/// Clients in the handshake at once, over all addresses; further ones wait to be accepted.
+/// Clients in the handshake at once, over all addresses; further ones wait.
 const HANDSHAKES_MAX: usize = 32;
 /// A pause when the system has no file descriptor left, for example.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -46,25 +47,23 @@ impl Door {
     pub(super) async fn keep(self, listener: Listener) -> io::Result<()> {
         match listener {
             Listener::Unix(listener, _file) => {
-                let listener = UnixListener::from_std(listener)?;
-                self.accept(async || listener.accept().await.map(|(stream, _)| stream)).await;
+                self.accept(UnixListener::from_std(listener)?).await;
             }
             Listener::Tcp(listener) => {
-                let listener = TcpListener::from_std(listener)?;
-                self.accept(async || listener.accept().await.map(|(stream, _)| stream)).await;
+                self.accept(TcpListener::from_std(listener)?).await;
             }
         }
         Ok(())
     }
 
-    async fn accept<S: Socket>(&self, next: impl AsyncFn() -> io::Result<S>) {
+    async fn accept<L: Accept>(&self, listener: L) {
         let mut handshakes = JoinSet::new();
         loop {
             while handshakes.try_join_next().is_some() {}
-            // It is never closed, so there is always a permit in the end.
-            let Ok(permit) = Arc::clone(&self.handshakes).acquire_owned().await else { return };
-            match next().await {
+            match listener.next().await {
                 Ok(stream) => {
+                    // It is never closed, so there is always a permit in the end.
+                    let Ok(permit) = Arc::clone(&self.handshakes).acquire_owned().await else { return };
                     let door = self.clone();
                     handshakes.spawn(async move {
                         door.lead_in(stream).await;
@@ -104,6 +103,29 @@ impl Door {
             }
             Err(error) => tracing::warn!(peer, "the connection cannot be handed over: {error}"),
         }
+    }
+}
+
+/// A listener of either kind.
+trait Accept {
+    type Stream: Socket;
+    /// The next client.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        self.accept().await.map(|(stream, _)| stream)
     }
 }
 

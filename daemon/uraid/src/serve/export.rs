@@ -1,5 +1,6 @@
 //! What clients see of the array.
 
+use nbd_rs::wire::limit;
 use nbd_rs::{ApiMisuse, BlockSizes, ExportInfo, Features};
 use uraid_blockio::Member;
 use uraid_core::Geometry;
@@ -30,7 +31,7 @@ impl MemberTraits {
 /// The one export: all of the array, under the array's name.
 ///
 /// Requests are best aligned to chunks; whole stripes would be better still, but the protocol wants a
-/// power of two. What may be in one request is `request_max` bytes.
+/// power of two. Larger requests than advertised are served too, up to the protocol's own limit.
 ///
 /// # Errors
 /// The protocol cannot carry the name or the size.
@@ -38,15 +39,12 @@ pub(super) fn info(
     name: &str,
     geometry: &Geometry,
     traits: MemberTraits,
-    request_max: u64,
     read_only: bool,
 ) -> Result<ExportInfo, ApiMisuse> {
     let minimum = if traits.blocks_4k { BLOCK_4K } else { BLOCK_512 };
-    let max_payload = u32::try_from(request_max).unwrap_or(u32::MAX).max(BLOCK_4K);
-    // Both are powers of two, or zero, which the next line does not let through.
-    let largest = 1_u32.checked_shl(max_payload.ilog2()).unwrap_or(BLOCK_4K);
-    let preferred = u32::try_from(geometry.chunk_bytes()).unwrap_or(largest).min(largest);
-    let block = BlockSizes::new(minimum, preferred.max(minimum), max_payload)?;
+    let max_payload = limit::PAYLOAD_ADVERTISED;
+    let preferred = u32::try_from(geometry.chunk_bytes()).unwrap_or(max_payload).clamp(minimum, max_payload);
+    let block = BlockSizes::new(minimum, preferred, max_payload)?;
     let features = Features {
         read_only,
         flush: true,
@@ -75,18 +73,14 @@ mod tests {
 
     #[test]
     fn blocks_follow_members_and_chunk() {
-        for (chunk, blocks_4k, request_max, minimum, preferred) in [
-            (65536, false, 32 << 20, 512, 65536),
-            (65536, true, 32 << 20, 4096, 65536),
-            (4096, true, 1 << 20, 4096, 4096),
-            (16 << 20, false, 1 << 20, 512, 1 << 20),
-            (16 << 20, false, (1 << 20) + 4096, 512, 1 << 20),
-        ] {
+        for (chunk, blocks_4k, minimum) in
+            [(65536, false, 512), (65536, true, 4096), (4096, true, 4096), (16 << 20, false, 512)]
+        {
             let traits = MemberTraits { blocks_4k, rotational: false };
-            let info = info("v", &geometry(chunk), traits, request_max, false).unwrap();
+            let info = info("v", &geometry(chunk), traits, false).unwrap();
             let block = info.block_sizes();
-            assert_eq!((block.minimum(), block.preferred()), (minimum, preferred));
-            assert_eq!(u64::from(block.max_payload()), request_max);
+            assert_eq!((block.minimum(), u64::from(block.preferred())), (minimum, chunk));
+            assert_eq!(block.max_payload(), 32 << 20);
             assert_eq!(info.size(), 4 << 26);
         }
     }
@@ -94,7 +88,7 @@ mod tests {
     #[test]
     fn a_read_only_export_says_so() {
         let traits = MemberTraits { blocks_4k: false, rotational: true };
-        let info = info("v", &geometry(65536), traits, 32 << 20, true).unwrap();
+        let info = info("v", &geometry(65536), traits, true).unwrap();
         assert!(info.features().read_only && info.features().rotational && info.features().multi_conn);
     }
 }

@@ -62,7 +62,6 @@ pub(super) async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(
         }
         if fed.consumed == 0 && handshake.output().is_empty() {
             // All there was is taken: input is only left over while there is something to send.
-            input.clear();
             if stream.read_buf(&mut input).await? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
@@ -122,7 +121,8 @@ mod tests {
             block_on(async {
                 let (ours, theirs) = tokio::io::duplex(capacity);
                 let mut ours = ours;
-                let (agreed, remote) = tokio::join!(negotiate(&mut ours, exports()), client(theirs, "v", b""));
+                let (agreed, remote) =
+                    tokio::join!(negotiate(&mut ours, exports()), client(theirs, "v", b""));
                 let remote = remote.unwrap();
                 assert_eq!((remote.size, remote.structured), (1 << 20, true));
                 let agreed = agreed.unwrap();

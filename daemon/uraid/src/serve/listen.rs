@@ -59,7 +59,8 @@ fn bind_export(address: Address) -> Result<(Address, Listener), Failure> {
             Ok((Address::Unix(path), Listener::Unix(listener, file)))
         }
         Address::Tcp(address) => {
-            let failed = |error: io::Error| Failure::operating(format!("cannot listen on tcp:{address}: {error}"));
+            let failed =
+                |error: io::Error| Failure::operating(format!("cannot listen on tcp:{address}: {error}"));
             let listener = TcpListener::bind(address).map_err(failed)?;
             listener.set_nonblocking(true).map_err(failed)?;
             let bound = listener.local_addr().map_err(failed)?;

@@ -1,16 +1,334 @@
 //! `uraid serve`: the daemon.
+//!
+//! ```text
+//!   members ──> assembly ──> shard (its own thread) <── sockets after their handshake ── door <── clients
+//!                              ^                                                          │
+//!                              └── status, fail, add, stop ── operator <── control socket ┘ tokio
+//! ```
+//!
+//! [`members`] opens what [`crate::assembly`] accepted, [`listen`] binds the sockets, [`door`] and
+//! [`handshake`] lead clients to the shard, [`operator`] and [`picture`] answer on the control socket,
+//! [`manager`] talks to systemd. Here is the order of things: nothing is written to a member before every
+//! socket is bound, and nothing is let go of before the array is marked clean.
 
-use uraid_config::Config;
+mod door;
+mod export;
+mod handshake;
+mod listen;
+mod manager;
+mod members;
+mod operator;
+mod picture;
+mod tuning;
 
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use md_format::Assembly;
+use nbd_rs::ExportInfo;
+use nix::sys::mman::{MlockAllFlags, mlockall};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use uraid_config::{Address, Config};
+use uraid_shard::{Shard, ShardConfig, ShardExit, ShardHandle, cpu_engine};
+
+use self::door::Door;
+use self::export::MemberTraits;
+use self::listen::{Listener, Sockets};
+use self::members::Claims;
+use self::operator::{Ending, Operator};
+use self::picture::Facts;
 use crate::assembly;
+use crate::control::server;
 use crate::failure::Failure;
+use crate::{human, out};
+
+/// The time to finish what is in flight and mark the array clean.
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+/// How much longer the shard may take to say that its time is up.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+/// The time for operators to take their last answers.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Serves the volume until it is told to stop.
 ///
 /// # Errors
 /// The array cannot be put together, an address cannot be bound, or it did not stop cleanly.
 pub fn run(config: Config) -> Result<(), Failure> {
-    let volume = assembly::open(&config)?;
-    let name = volume.assembly.superblock.short_name();
-    Err(Failure::operating(format!("serving {name} is not built into this binary")))
+    let (assembly, devices) = assembly::open(&config)?.into_parts();
+    let options = members::options(&config);
+    let (members, claims) = members::open_all(&assembly, devices, options)?;
+    for member in &members {
+        tracing::info!("{}", members::describe(member.path(), member));
+    }
+    let name = assembly.superblock.short_name();
+    let engine = cpu_engine(config.kernel.word()).map_err(Failure::operating)?;
+    let sockets = Sockets::bind(&config, &assembly.superblock.name())?;
+    let plan = Plan {
+        traits: MemberTraits::of(&members),
+        claims,
+        options,
+        facts: facts(&config, &assembly, &sockets),
+    };
+    let shard = ShardConfig {
+        name,
+        assembly,
+        members,
+        read_only: config.read_only,
+        engine,
+        tuning: tuning::tuning(&config),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::operating(format!("cannot start: {error}")))?;
+    let served = runtime.block_on(serve(&config, plan, shard, sockets));
+    // A probe of a device that is being added may hang with the device; the end must not.
+    runtime.shutdown_background();
+    served
+}
+
+/// What is settled before the shard starts, other than what the shard itself is made of.
+struct Plan {
+    traits: MemberTraits,
+    claims: Claims,
+    options: uraid_blockio::OpenOptions,
+    facts: Facts,
+}
+
+fn facts(config: &Config, assembly: &Assembly, sockets: &Sockets) -> Facts {
+    let name = assembly.superblock.short_name();
+    let exports = sockets.exports.iter().map(|(address, _)| address.uri(&name)).collect();
+    Facts { name, superblock: assembly.superblock.clone(), read_only: config.read_only, exports }
+}
+
+/// Starts the shard, lets clients in, and sees to a good end.
+async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets) -> Result<(), Failure> {
+    // Before the array starts, so that no signal can end the program between two superblocks.
+    let mut signals = Signals::new().map_err(Failure::operating)?;
+    let (tell_exit, mut exit) = oneshot::channel();
+    let on_exit = move |exit| {
+        let _ = tell_exit.send(exit);
+    };
+    let shard = Shard::spawn(shard, on_exit).map_err(Failure::operating)?;
+    if config.cache.lock_memory {
+        lock_the_rest();
+    }
+    let facts = plan.facts.clone();
+    let export = export::info(&facts.name, shard.geometry(), plan.traits, config.read_only)
+        .map_err(Failure::operating)?;
+    let (listeners, addresses) = split(sockets.exports);
+    let doors = open_doors(listeners, &Door::new(shard.clone(), export.clone(), config.limits.handshake));
+    let (control_listener, control_file) = sockets.control;
+
+    let claims = Arc::new(Mutex::new(plan.claims));
+    let (ask_stop, mut stop_asked) = mpsc::channel(1);
+    let (tell_ending, ending) = watch::channel(Ending::None);
+    let operator = Arc::new(Operator {
+        shard: shard.clone(),
+        facts,
+        claims: Arc::clone(&claims),
+        options: plan.options,
+        stop: ask_stop,
+        ending: ending.clone(),
+    });
+    let control = server::serve(control_listener, Arc::clone(&operator), ended(ending));
+    let control = tokio::spawn(control);
+    let housekeeping = tokio::spawn(keep_house(Arc::clone(&operator)));
+    announce(&operator, &export, &addresses).await;
+
+    let early = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!("{signal}: stopping");
+            None
+        }
+        _ = stop_asked.recv() => {
+            tracing::info!("told to stop");
+            None
+        }
+        exit = &mut exit => Some(exit.unwrap_or(ShardExit::Panicked)),
+    };
+    manager::stopping();
+    housekeeping.abort();
+    close_doors(doors).await;
+    let outcome = match early {
+        Some(exit) => Err(Unclean::Exit(exit)),
+        None => stop(&shard, exit, &mut signals).await,
+    };
+    // From here on another daemon may take the members and the sockets.
+    claims.lock().unwrap_or_else(PoisonError::into_inner).release_all();
+    drop(control_file);
+    let name = &operator.facts.name;
+    tell_ending.send_replace(Some(match &outcome {
+        Ok(()) => Ok(format!("{name} is stopped and marked clean")),
+        Err(unclean) => Err(format!("{name}: {unclean}")),
+    }));
+    last_words(control).await;
+    outcome.map_err(|unclean| Failure::operating(format!("{name}: {unclean}")))
+}
+
+/// Locks what else is mapped now, beside the buffers that the shard has locked: a volume that swap lies on
+/// must not need memory to make memory free. What is mapped later is not needed to serve, and locking that
+/// too would make mappings fail where the limit is low.
+fn lock_the_rest() {
+    if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT) {
+        tracing::info!("only the buffers are locked into memory, not the program itself: {error}");
+    }
+}
+
+fn split(bound: Vec<(Address, Listener)>) -> (Vec<Listener>, Vec<Address>) {
+    let (addresses, listeners) = bound.into_iter().unzip();
+    (listeners, addresses)
+}
+
+fn open_doors(listeners: Vec<Listener>, door: &Door) -> JoinSet<()> {
+    let mut doors = JoinSet::new();
+    for listener in listeners {
+        let kept = door.clone().keep(listener);
+        doors.spawn(async {
+            if let Err(error) = kept.await {
+                tracing::error!("an address is given up: {error}");
+            }
+        });
+    }
+    doors
+}
+
+/// No further client comes in, and the sockets' files are gone.
+async fn close_doors(mut doors: JoinSet<()>) {
+    doors.shutdown().await;
+}
+
+/// Says that the array is served, to whoever started the daemon.
+async fn announce(operator: &Operator, export: &ExportInfo, addresses: &[Address]) {
+    let facts = &operator.facts;
+    let Ok(shard) = operator.look().await else { return };
+    let geometry = &shard.geometry;
+    let (all, missing) = (geometry.members(), shard.array.missing);
+    let members = match missing {
+        0 => format!("{all} members"),
+        _ => format!("{} of {all} members", all.saturating_sub(missing)),
+    };
+    let addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
+    let line = format!(
+        "serving {} (raid{}, {members}, {}{}) on {}\n",
+        facts.name,
+        geometry.level().number(),
+        human::bytes(export.size()),
+        if facts.read_only { ", read-only" } else { "" },
+        addresses.join(" ")
+    );
+    if let Err(failure) = out::print(&line) {
+        tracing::warn!("{failure}");
+    }
+    manager::ready(&picture::one_line(facts, &shard));
+}
+
+/// Tells the service manager how things are, and lets go of members that failed.
+async fn keep_house(operator: Arc<Operator>) {
+    let mut every = tokio::time::interval(manager::interval());
+    loop {
+        every.tick().await;
+        if let Ok(shard) = operator.look().await {
+            manager::alive(&picture::one_line(&operator.facts, &shard));
+        }
+    }
+}
+
+/// Why the array is not marked clean on all its members.
+#[derive(Debug, thiserror::Error)]
+enum Unclean {
+    /// The shard says so.
+    #[error("{}", exit_text(.0))]
+    Exit(ShardExit),
+    /// It did not say anything in time.
+    #[error(
+        "a member did not finish its operations within {} seconds; requests that were not answered are lost, \
+         the array is not marked clean, and it will be resynced when it is served again", STOP_DEADLINE.as_secs()
+    )]
+    Late,
+    /// Somebody could not wait.
+    #[error(
+        "stopped at once by a second {0}: requests that were not answered are lost, the array is not marked \
+         clean, and it will be resynced when it is served again"
+    )]
+    Impatience(&'static str),
+}
+
+fn exit_text(exit: &ShardExit) -> String {
+    match exit {
+        ShardExit::Stopped { clean: true } => "the volume ended without being told to".to_owned(),
+        ShardExit::Stopped { clean: false } => {
+            "stopped, but not marked clean: more members are gone than parity covers, so the superblocks were \
+             left as they were"
+                .to_owned()
+        }
+        ShardExit::TimedOut => Unclean::Late.to_string(),
+        ShardExit::Fatal(why) => format!(
+            "the volume was stopped because of a defect of this program, before it could do harm: {why}; it is \
+             not marked clean and will be resynced when it is served again"
+        ),
+        ShardExit::Panicked => "the volume's thread panicked, a defect of this program; the array is not \
+             marked clean and will be resynced when it is served again"
+            .to_owned(),
+    }
+}
+
+/// Finishes what is in flight and marks the array clean, unless it takes too long or a second signal
+/// comes.
+async fn stop(
+    shard: &ShardHandle,
+    exit: oneshot::Receiver<ShardExit>,
+    signals: &mut Signals,
+) -> Result<(), Unclean> {
+    // If it is gone, its exit tells why.
+    let _ = shard.stop(STOP_DEADLINE);
+    let exit = tokio::select! {
+        exit = exit => exit.unwrap_or(ShardExit::Panicked),
+        signal = signals.next() => return Err(Unclean::Impatience(signal)),
+        () = tokio::time::sleep(STOP_DEADLINE + STOP_GRACE) => return Err(Unclean::Late),
+    };
+    match exit {
+        ShardExit::Stopped { clean: true } => Ok(()),
+        exit => Err(Unclean::Exit(exit)),
+    }
+}
+
+/// Resolves when the daemon has ended.
+async fn ended(mut ending: watch::Receiver<Ending>) {
+    // An error means that the sender is gone, which is an end as well.
+    let _ = ending.wait_for(Option::is_some).await;
+}
+
+/// Lets operators that wait for the end have their answers.
+async fn last_words(control: JoinHandle<io::Result<()>>) {
+    match tokio::time::timeout(LAST_WORDS, control).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::warn!("control socket: {error}"),
+        Ok(Err(error)) => tracing::warn!("control socket: {error}"),
+        Err(_) => tracing::debug!("an operator did not take its last answer"),
+    }
+}
+
+/// The signals that mean: stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

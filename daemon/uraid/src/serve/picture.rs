@@ -1,0 +1,206 @@
+//! What the daemon says about its array: the shard's picture and the facts that do not change, in the
+//! words of the control protocol.
+
+use std::collections::BTreeMap;
+
+use md_format::Superblock;
+use uraid_core::{ArrayState as CoreState, MemberStanding, Notice, Role, SyncKind as CoreSync};
+use uraid_shard::{MemberInfo, ShardStatus, SyncInfo};
+
+use crate::control::protocol::{
+    ArrayState, Counters, MemberState, MemberStatus, StateFacts, Status, SyncKind, SyncStatus, mkfs_hint,
+};
+
+/// The operations whose kernels are named.
+const KERNEL_OPERATIONS: [&str; 3] = ["pq", "recover", "xor"];
+const SECTOR: u64 = 512;
+
+/// What does not change while the array is served.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// Name without a host, which is also that of the export.
+    pub(super) name: String,
+    /// The array-wide fields.
+    pub(super) superblock: Superblock,
+    /// No member is ever written to.
+    pub(super) read_only: bool,
+    /// NBD URIs.
+    pub(super) exports: Vec<String>,
+}
+
+/// The status that operators get.
+pub(super) fn status(facts: &Facts, shard: &ShardStatus) -> Status {
+    let geometry = &shard.geometry;
+    let sync = shard.sync.as_ref().map(|sync| sync_status(sync, geometry.strip_bytes()));
+    Status {
+        name: facts.name.clone(),
+        uuid: facts.superblock.set_uuid().to_string(),
+        level: u32::try_from(geometry.level().number()).unwrap_or_default(),
+        layout: geometry.layout().name().to_owned(),
+        chunk_bytes: geometry.chunk_bytes(),
+        size_bytes: geometry.array_bytes(),
+        state: state(shard, sync.as_ref()),
+        read_only: facts.read_only,
+        dirty: is_dirty(shard),
+        degraded: shard.array.missing.into(),
+        raid_disks: geometry.members().into(),
+        members: members(shard),
+        sync,
+        counters: counters(shard),
+        exports: facts.exports.clone(),
+        kernels: kernels(shard),
+        mkfs_hint: mkfs_hint(geometry.chunk_bytes(), geometry.data().into()),
+    }
+}
+
+/// One line for the service manager and the log: `raid6, degraded, 5 of 6 members in sync`.
+pub(super) fn one_line(facts: &Facts, shard: &ShardStatus) -> String {
+    let status = status(facts, shard);
+    let in_sync = status.raid_disks.saturating_sub(status.degraded);
+    let progress = status.sync.as_ref().map_or(String::new(), |sync| {
+        let percent = sync.done_bytes.saturating_mul(100).checked_div(sync.total_bytes).unwrap_or(100);
+        format!(", {percent}% done")
+    });
+    format!(
+        "{} (raid{}) is {}{progress}, {in_sync} of {} members in sync, {} clients",
+        status.name,
+        status.level,
+        status.state.word(),
+        status.raid_disks,
+        status.counters.connections,
+    )
+}
+
+fn state(shard: &ShardStatus, sync: Option<&SyncStatus>) -> ArrayState {
+    let parity = u32::from(shard.geometry.parity());
+    // The core also counts a member that is not filled yet as gone when it decides that too many are.
+    let lost = match shard.array.state {
+        CoreState::Broken => parity.saturating_add(1),
+        CoreState::Clean | CoreState::Active => lost_roles(shard),
+    };
+    ArrayState::judge(StateFacts {
+        stopping: shard.stopping,
+        parity,
+        lost,
+        degraded: shard.array.missing.into(),
+        sync: sync.map(|sync| sync.kind),
+        dirty: is_dirty(shard),
+    })
+}
+
+fn is_dirty(shard: &ShardStatus) -> bool {
+    shard.array.state == CoreState::Active || shard.array.resync_due
+}
+
+fn lost_roles(shard: &ShardStatus) -> u32 {
+    (0..shard.geometry.members()).map(|role| u32::from(player(shard, role).is_none())).sum()
+}
+
+/// The member that plays a role now.
+fn player(shard: &ShardStatus, role: u16) -> Option<&MemberInfo> {
+    shard.members.iter().find(|member| member.report.role == Some(Role(role)) && is_live(member))
+}
+
+fn is_live(member: &MemberInfo) -> bool {
+    matches!(member.report.standing, MemberStanding::InSync | MemberStanding::Rebuilding)
+}
+
+/// One entry a role, then spares, then failed members.
+fn members(shard: &ShardStatus) -> Vec<MemberStatus> {
+    let roles = (0..shard.geometry.members()).map(|role| match player(shard, role) {
+        Some(member) => member_status(shard, member, Some(role.into())),
+        None => missing(role.into()),
+    });
+    let with = |standing| shard.members.iter().filter(move |member| member.report.standing == standing);
+    let others = with(MemberStanding::Spare).chain(with(MemberStanding::Failed));
+    roles.chain(others.map(|member| member_status(shard, member, None))).collect()
+}
+
+fn missing(role: u32) -> MemberStatus {
+    MemberStatus {
+        path: None,
+        role: Some(role),
+        state: MemberState::Missing,
+        events: None,
+        errors: 0,
+        corrected_sectors: 0,
+        io: None,
+        direct: None,
+    }
+}
+
+fn member_status(shard: &ShardStatus, member: &MemberInfo, role: Option<u32>) -> MemberStatus {
+    MemberStatus {
+        path: Some(member.path.clone()),
+        role,
+        state: match member.report.standing {
+            MemberStanding::InSync => MemberState::InSync,
+            MemberStanding::Rebuilding => MemberState::Rebuilding,
+            MemberStanding::Spare => MemberState::Spare,
+            MemberStanding::Failed => MemberState::Failed,
+        },
+        events: Some(member.report.events),
+        errors: member.report.errors,
+        corrected_sectors: corrected_sectors(shard, member),
+        io: member.backend.as_ref().map(|backend| match backend.engine {
+            uraid_blockio::Engine::Uring => "uring".to_owned(),
+            uraid_blockio::Engine::Sync => "sync".to_owned(),
+        }),
+        direct: member.backend.as_ref().map(|backend| backend.direct),
+    }
+}
+
+/// Counted from the notices that the shard keeps, so at least this many.
+fn corrected_sectors(shard: &ShardStatus, of: &MemberInfo) -> u64 {
+    let corrected = shard.notices.iter().map(|record| match &record.notice {
+        Notice::ReadErrorCorrected { member, len, .. } if *member == of.report.member => {
+            u64::from(*len) / SECTOR
+        }
+        _ => 0,
+    });
+    corrected.sum()
+}
+
+fn sync_status(sync: &SyncInfo, strip_bytes: u32) -> SyncStatus {
+    let bytes = |stripes: u64| stripes.saturating_mul(strip_bytes.into());
+    let speed = sync.member_bytes_per_second.unwrap_or(0);
+    SyncStatus::new(sync_kind(sync.kind), bytes(sync.done_stripes), bytes(sync.total_stripes), speed)
+}
+
+fn sync_kind(kind: CoreSync) -> SyncKind {
+    match kind {
+        CoreSync::Resync => SyncKind::Resync,
+        CoreSync::Rebuild => SyncKind::Rebuild,
+    }
+}
+
+fn counters(shard: &ShardStatus) -> Counters {
+    let clients = &shard.clients;
+    let notices = || shard.notices.iter().map(|record| &record.notice);
+    let unrecovered = notices().filter(|notice| matches!(notice, Notice::ReadErrorUnrecovered { .. }));
+    let resynced = notices().map(|notice| match notice {
+        Notice::SyncFinished { kind: CoreSync::Resync, mismatches, .. } => *mismatches,
+        _ => 0,
+    });
+    let resyncing =
+        shard.sync.as_ref().filter(|sync| sync.kind == CoreSync::Resync).map_or(0, |sync| sync.mismatches);
+    Counters {
+        connections: shard.connections as u64,
+        connections_total: clients.connections,
+        reads: clients.reads,
+        read_bytes: clients.read_bytes,
+        writes: clients.writes.saturating_add(clients.zeroes),
+        written_bytes: clients.write_bytes.saturating_add(clients.zero_bytes),
+        flushes: clients.flushes,
+        requests_failed: clients.errors,
+        read_errors_corrected: shard.array.corrected_blocks,
+        read_errors_unrecovered: unrecovered.count() as u64,
+        resync_mismatches: resynced.sum::<u64>().saturating_add(resyncing),
+        compute_failures: shard.io.chain_errors,
+    }
+}
+
+/// One table of kernels does all operations.
+fn kernels(shard: &ShardStatus) -> BTreeMap<String, String> {
+    KERNEL_OPERATIONS.into_iter().map(|name| (name.to_owned(), shard.engine.cpu.clone())).collect()
+}
