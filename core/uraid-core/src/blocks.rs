@@ -93,7 +93,7 @@ impl Run {
     }
 
     /// Bytes.
-    pub fn len(self) -> u32 {
+    pub fn bytes(self) -> u32 {
         self.count * crate::BLOCK
     }
 }

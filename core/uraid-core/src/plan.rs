@@ -50,7 +50,7 @@ impl Part {
     /// The part of this part that lies in a run of blocks, as bytes of the strip.
     fn within(&self, run: Run) -> Option<(u32, u32)> {
         let from = self.offset.max(run.offset());
-        let to = (self.offset + self.len).min(run.offset() + run.len());
+        let to = (self.offset + self.len).min(run.offset() + run.bytes());
         (from < to).then_some((from, to))
     }
 }
@@ -192,7 +192,7 @@ impl<'a> View<'a> {
     }
 
     fn slot_run(&self, lane: u16, run: Run) -> Mem {
-        self.slot_mem(lane, run.offset(), run.offset() + run.len())
+        self.slot_mem(lane, run.offset(), run.offset() + run.bytes())
     }
 
     fn column(&self, block: u32, dirty: Option<&DirtyMap>, out: &mut Vec<Block>) {
@@ -370,7 +370,7 @@ fn direct_lanes(view: &View<'_>, parts: &[Part], runs: &[RunDecision]) -> Vec<Op
 
 fn data_mem(view: &View<'_>, direct: &[Option<Part>], lane: u16, run: Run) -> Mem {
     match direct.get(usize::from(lane)) {
-        Some(Some(part)) => part.mem(run.offset(), run.offset() + run.len()),
+        Some(Some(part)) => part.mem(run.offset(), run.offset() + run.bytes()),
         _ => view.slot_run(lane, run),
     }
 }
@@ -448,7 +448,7 @@ pub(crate) fn plan_reads(view: &View<'_>, parts: &[Part], got: &[Blocks]) -> Pla
     }
     for (&mask, lane) in load.iter().zip(0u16..) {
         for run in mask.runs_cut(edges) {
-            let mem = host(lane, run).map(|p| p.mem(run.offset(), run.offset() + run.len()));
+            let mem = host(lane, run).map(|p| p.mem(run.offset(), run.offset() + run.bytes()));
             let mem = mem.unwrap_or_else(|| view.slot_run(lane, run));
             plan.loads.push(Transfer { lane, run, mem });
         }
@@ -461,7 +461,7 @@ pub(crate) fn plan_reads(view: &View<'_>, parts: &[Part], got: &[Blocks]) -> Pla
             let in_host = got.get(usize::from(lane)).is_some_and(|g| g.has(run.first));
             let lost = fetch.recover.has(lane) && !view.lane(lane).bad.meets(run.blocks());
             match host(lane, *run) {
-                Some(part) if in_host || lost => part.mem(run.offset(), run.offset() + run.len()),
+                Some(part) if in_host || lost => part.mem(run.offset(), run.offset() + run.bytes()),
                 _ => view.slot_run(lane, *run),
             }
         };

@@ -4,6 +4,8 @@
 //! the last one that a completed FLUSH or FUA covers. Recovery itself is cut, too.
 //! `URAID_CRASH_ROUNDS` scales it (default 1).
 
+#![expect(clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
 mod world;
 
 use std::collections::BTreeMap;

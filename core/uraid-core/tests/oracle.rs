@@ -1,6 +1,8 @@
 //! A plain byte array beside the array, under random requests, failures, read errors, engine faults and
 //! rebuilds: every level and layout, 3 to 10 members. `URAID_ORACLE_ROUNDS` scales it (default 1).
 
+#![expect(clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
 mod world;
 
 use uraid_core::*;

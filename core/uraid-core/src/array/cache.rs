@@ -341,7 +341,8 @@ impl Cache {
         if running != self.running {
             return Err(format!("{running} slots run, {} are counted", self.running));
         }
-        if !self.waiting.is_empty() && !(self.free.is_empty() && self.idle.is_empty()) {
+        let slots_left = !self.free.is_empty() || !self.idle.is_empty();
+        if slots_left && !self.waiting.is_empty() {
             return Err("stripes wait for a slot although one is there".into());
         }
         Ok(())

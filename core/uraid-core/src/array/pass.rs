@@ -352,9 +352,9 @@ impl Array {
                 let offset = self.device_offset(member, stripe) + u64::from(run.offset());
                 self.corrected += u64::from(run.count);
                 if let Some(m) = self.members.get_mut(&member) {
-                    m.superblock.add_corrected_reads(run.len() / 512);
+                    m.superblock.add_corrected_reads(run.bytes() / 512);
                 }
-                self.notice(Notice::ReadErrorCorrected { member, offset, len: run.len() });
+                self.notice(Notice::ReadErrorCorrected { member, offset, len: run.bytes() });
             }
         }
     }

@@ -146,8 +146,9 @@ impl Array {
             .cache
             .find(piece.stripe)
             .is_some_and(|s| s.lanes[usize::from(piece.lane)].bad.meets(part.blocks()));
+        let joins_lost = self.degraded && self.reads_lost_too(piece.stripe, first, end);
         match member {
-            Some(member) if !bad && !(self.degraded && self.reads_lost_too(piece.stripe, first, end)) => {
+            Some(member) if !bad && !joins_lost => {
                 let mem = Mem { place: Place::Request(part.req), offset: part.at, len: part.len };
                 let offset = self.device_offset(member, piece.stripe) + u64::from(part.offset);
                 let what = IoFor::Direct { part, stripe: piece.stripe };
