@@ -12,7 +12,7 @@ use uraid_blockio::{Direct, EnginePreference, Identity, Kind, Member, OpenOption
 use uraid_config::{Config, Direct as DirectWord, IoEngine};
 use uraid_core::MemberId;
 
-use crate::device::{Device, DeviceKind};
+use crate::device::Device;
 use crate::failure::Failure;
 
 /// The claims on the members of a running array.
@@ -45,7 +45,7 @@ impl Claims {
 pub(super) fn options(config: &Config) -> OpenOptions {
     OpenOptions {
         read_only: config.read_only,
-        // For block devices the claim is the exclusive open, and there can be only one; see `open_one`.
+        // The claim is exclusive, and there can be only one.
         exclusive: false,
         direct: match config.io.direct {
             DirectWord::Auto => Direct::Auto,
@@ -92,11 +92,7 @@ pub(super) fn open_all(
 /// # Errors
 /// A text that names the path.
 pub(super) fn open_one(device: &Device, options: OpenOptions) -> Result<Member, String> {
-    // The flock of a claim and the lock of an exclusive open know nothing of each other, and other
-    // programs (qemu, for one) look at the second kind only.
-    let exclusive = device.kind() == DeviceKind::File;
-    let member = Member::open(device.path(), OpenOptions { exclusive, ..options })
-        .map_err(|error| error.to_string())?;
+    let member = Member::open(device.path(), options).map_err(|error| error.to_string())?;
     if identity(&member) != device.identity() || member.size() != device.bytes() {
         return Err(format!("{} became another device while it was being opened", device.path().display()));
     }
