@@ -123,7 +123,13 @@ struct Input {
 
 impl Connection {
     /// Takes over a socket after the handshake. `leftover` is what the handshake received beyond its end.
-    pub(crate) fn new(socket: OwnedFd, session: Session, leftover: &[u8], limits: ConnectionLimits) -> Self {
+    pub(crate) fn new(
+        socket: OwnedFd,
+        session: Session,
+        leftover: &[u8],
+        limits: ConnectionLimits,
+        now: Tick,
+    ) -> Self {
         Self {
             socket,
             session,
@@ -136,7 +142,7 @@ impl Connection {
             bytes: 0,
             out: Outbox::default(),
             full: false,
-            moved: Tick::default(),
+            moved: now,
         }
     }
 

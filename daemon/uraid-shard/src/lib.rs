@@ -16,8 +16,8 @@
 //!
 //! What this crate promises: memory stays in place until everyone has done with it; a write reaches the
 //! array only when its payload is complete; a client can harm nothing but its own connection; nothing is
-//! allocated on a client's word. What it leaves to others: handshakes, opening and assembling members
-//! (though [`open`] helps), and every decision about data, which are the core's.
+//! allocated on a client's word. What it leaves to others: handshakes, opening and assembling members,
+//! and every decision about data, which is the core's.
 
 mod clients;
 mod clock;

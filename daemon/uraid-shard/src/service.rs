@@ -329,7 +329,7 @@ impl Service {
 
     fn obey(&mut self, command: Command, now: Tick) {
         match command {
-            Command::Connect(connection) => self.connect(connection),
+            Command::Connect(connection) => self.connect(connection, now),
             Command::Status(reply) => reply(self.status(now)),
             Command::Fail(name, reply) => reply(self.fail(&name)),
             Command::Add(member, device_uuid, reply) => reply(self.add(member, device_uuid)),
@@ -337,7 +337,7 @@ impl Service {
         }
     }
 
-    fn connect(&mut self, new: NewConnection) {
+    fn connect(&mut self, new: NewConnection, now: Tick) {
         let NewConnection { socket, session, leftover, peer } = new;
         if self.stopping.is_some() || self.clients.len() >= self.tuning.connections {
             let most = self.tuning.connections;
@@ -349,7 +349,7 @@ impl Service {
         }
         tracing::info!(volume = self.name, peer, "connected");
         self.counters.connections += 1;
-        let connection = Connection::new(socket, session, &leftover, self.tuning.connection);
+        let connection = Connection::new(socket, session, &leftover, self.tuning.connection, now);
         self.clients.insert(connection, peer);
     }
 
@@ -375,7 +375,7 @@ impl Service {
         if self.stopping.is_some() {
             return Err(AddError::Stopping);
         }
-        // Indices are given in order, also to members that are refused below.
+        // The set counts its members up, and so does the list of their paths.
         let id = MemberId(u16::try_from(self.paths.len()).map_err(|_| AddError::TooMany)?);
         let device_sectors = member.size() / 512;
         let path = member.path().to_owned();

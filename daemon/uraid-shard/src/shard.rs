@@ -128,7 +128,7 @@ impl Drop for Bell {
     }
 }
 
-/// The name of this module's promise; see [`Shard::spawn`].
+/// One array and its clients on a thread of their own; [`Shard::spawn`] starts it.
 #[derive(Debug)]
 pub struct Shard;
 

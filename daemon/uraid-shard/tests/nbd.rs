@@ -291,8 +291,8 @@ fn a_client_that_reads_nothing_is_bounded_and_harms_no_other() {
 fn memory_is_shared_in_turn_and_not_kept_by_sleepers() {
     let stall = Duration::from_millis(300);
     let volume = Volume::new(DATA, Tuning { stall, ..tuning() });
-    // Both announce 40 MiB of a pool of 64 and send nothing more.
-    let mut sleepers: Vec<_> = (0..2).map(|_| volume.client(true)).collect();
+    // Together they announce all that the pool has, and send nothing more.
+    let mut sleepers: Vec<_> = (0..8).map(|_| volume.client(true)).collect();
     for (i, sleeper) in sleepers.iter_mut().enumerate() {
         let request = sleeper.request(Command::Write, 0, 8 << 20);
         sleeper.send(&request, &[1; 100]);
@@ -301,12 +301,13 @@ fn memory_is_shared_in_turn_and_not_kept_by_sleepers() {
     let mut model = vec![0; volume.export.size() as usize];
     let mut clients: Vec<_> = (0..12).map(|_| volume.client(true)).collect();
     let whole = model.len() as u32;
-    // Twelve reads of 8 MiB do not fit the rest of the pool at once; each gets its turn.
+    // Twelve reads of 8 MiB do not fit the pool at once; each gets its turn when the sleepers are gone.
     let asked: Vec<_> = clients.iter_mut().map(|c| c.request(Command::Read, 0, whole)).collect();
     clients.iter_mut().zip(&asked).for_each(|(client, request)| client.send(request, &[]));
     for (client, request) in clients.iter_mut().zip(&asked) {
         assert!(client.answer(&[*request]).1.unwrap() == model);
     }
+    assert!(sleepers.iter_mut().all(Client::is_closed));
     model.fill(4);
     clients[0].write(0, &model).unwrap();
     check_all(&mut clients[1], &model);
@@ -402,4 +403,16 @@ fn a_stopped_shard_says_so() {
     volume.stop();
     // The thread tells how it ended as the very last thing, so its end of the channel is closed.
     assert!(handle.status(|_| {}).is_err());
+}
+
+#[test]
+fn clients_come_over_tcp_too() {
+    let volume = Volume::new(DATA, tuning());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (theirs, _) = listener.accept().unwrap();
+    let mut client = volume.client_over(ours.into(), theirs.into(), true, &[]);
+    let mut model = vec![0; volume.export.size() as usize];
+    churn(&mut client, &mut model, &mut Rng(0x6e62_6405), 64, 200);
+    check_all(&mut client, &model);
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
@@ -151,13 +152,26 @@ impl Volume {
     }
 
     pub(crate) fn client_with(&self, structured: bool, leftover: &[u8]) -> Client {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        self.client_over(ours.into(), theirs.into(), structured, leftover)
+    }
+
+    /// Connects over any pair of stream sockets.
+    pub(crate) fn client_over(
+        &self,
+        ours: OwnedFd,
+        socket: OwnedFd,
+        structured: bool,
+        leftover: &[u8],
+    ) -> Client {
         let contexts = Contexts::NONE.with(Context::BaseAllocation);
         let negotiated = Negotiated { structured, contexts, ..Negotiated::default() };
-        let (ours, theirs) = UnixStream::pair().unwrap();
+        // Reading and writing is all that is done with it, so its family does not matter.
+        let ours = UnixStream::from(ours);
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         ours.set_write_timeout(Some(PATIENCE)).unwrap();
         let session = Session::new(&self.export, &negotiated);
-        let (socket, leftover) = (theirs.into(), leftover.to_vec());
+        let leftover = leftover.to_vec();
         self.handle.connect(NewConnection { socket, session, leftover, peer: "test".to_owned() }).unwrap();
         Client { stream: ours, input: Vec::new(), cookie: 0 }
     }
