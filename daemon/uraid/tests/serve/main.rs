@@ -1,0 +1,13 @@
+//! The daemon as operators and clients meet it: the real binary, member files, an NBD client over real
+//! sockets, signals. No other program is needed but `wipefs`, which the daemon itself calls.
+
+#[cfg(test)]
+mod client;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod operators;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod world;
