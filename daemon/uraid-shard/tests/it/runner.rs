@@ -11,24 +11,10 @@ use uraid_shard::{
     Fatal, Finished, ManualClock, Memory, MemoryConfig, NewRequest, Progress, Runner, cpu_engine,
 };
 
+use crate::volume::Rng;
+
 const SLOTS: u32 = 8;
 const ROWS: u64 = 12;
-
-/// splitmix64.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Shape {

@@ -1,11 +1,9 @@
 //! A whole shard with real sockets: well-behaved clients, many requests at once, and clients that mean
 //! harm or just go away.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Client, Rng, Volume, tuning};
+use crate::volume::{Client, Rng, Volume, tuning};
 use nbd_rs::{Command, Errno, Request};
 use uraid_core::{ArrayState, MemberStanding};
 use uraid_shard::{AddError, ConnectionLimits, FailError, MemberName, ShardExit, Tuning};

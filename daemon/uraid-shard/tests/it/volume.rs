@@ -1,7 +1,5 @@
 //! A shard over files, and a small blocking client.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
-
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
