@@ -4,6 +4,8 @@
 //! `.` nothing known, `w` wholly and `p` partly dirty, `c` cached, `b` failed to read (but takes writes),
 //! `x` its member is gone. A decision is written as `rcw|rmw|plain`, what is read, and what is recovered.
 
+#![expect(clippy::expect_used, reason = "a test says what went wrong by panicking")]
+
 use uraid_core::blocks::Lanes;
 use uraid_core::decide::{Block, Column, Decision, Dirty, Fetch, Method, Unrecoverable, decide_write, fetch};
 
@@ -366,7 +368,8 @@ fn check_feasible(blocks: &[Block], k: usize, need: &[usize], f: &Fetch) {
     let unknown = f.recover.iter().filter(|&l| usize::from(l) < k).count();
     assert!((0..k).all(|l| there(l) || recovered(l)), "a source is missing");
     assert!((!f.use_p || there(k)) && (!f.use_q || there(k + 1)), "a parity source is missing");
-    assert!(!(f.use_p && recovered(k)) && !(f.use_q && recovered(k + 1)));
+    assert!(!f.use_p || !recovered(k), "P is recovered from itself");
+    assert!(!f.use_q || !recovered(k + 1), "Q is recovered from itself");
     assert_eq!(usize::from(f.use_p) + usize::from(f.use_q), unknown, "as many equations as unknowns");
 }
 

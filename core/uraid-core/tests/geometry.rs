@@ -3,6 +3,8 @@
 //! A table line is one row of chunks: what each role holds, from role 0 on. `7:1` is array chunk 7 with
 //! the coefficient {02}^1 in Q; RAID 5 has no coefficients and its chunks stand alone.
 
+#![expect(clippy::expect_used, reason = "a test says what went wrong by panicking")]
+
 use md_format::{Layout, Level};
 use std::collections::BTreeSet;
 use uraid_core::{BLOCK, Geometry, GeometryError, MAX_MEMBERS, MAX_STRIP, Role};
