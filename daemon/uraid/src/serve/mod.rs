@@ -6,9 +6,9 @@
 //!                              └── status, fail, add, stop ── operator <── control socket ┘ tokio
 //! ```
 //!
-//! [`members`] opens what [`crate::assembly`] accepted, [`listen`] binds the sockets, [`door`] and
-//! [`handshake`] lead clients to the shard, [`operator`] and [`picture`] answer on the control socket,
-//! [`manager`] talks to systemd. Here is the order of things: nothing is written to a member before every
+//! `members` opens what [`crate::assembly`] accepted, `listen` binds the sockets, `door` and
+//! `handshake` lead clients to the shard, `operator` and `picture` answer on the control socket,
+//! `manager` talks to systemd. Here is the order of things: nothing is written to a member before every
 //! socket is bound, and nothing is let go of before the array is marked clean.
 
 mod door;
