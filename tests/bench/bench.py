@@ -195,12 +195,11 @@ def entry(name, value, unit, peer=None, peer_value=None, less_is_better=False):
             "peer_value": None if peer_value is None else round(peer_value, 2), "ratio": ratio}
 
 
-def compare(found, load, compared_load=None):
+def compare(found, load):
     """The entries of one load against the better peer of each figure."""
-    against = compared_load or load
     entries = []
     for figure, unit, less in ((load[4], load[4], False), ("p99", "us", True), ("cpu", "us/IO", True)):
-        values = {p: median(found, p, against[0], figure) for p in ("qemu-nbd", "nbdkit")}
+        values = {p: median(found, p, load[0], figure) for p in ("qemu-nbd", "nbdkit")}
         best = (min if less else max)(values, key=values.get)
         name = load[0] if figure == load[4] else f"{load[0]}_{figure}"
         entries.append(entry(name, median(found, "uraid", load[0], figure), unit, best, values[best], less))
@@ -232,9 +231,8 @@ def run(stack, options):
     found = rounds_of(servers, LOADS, options.size, options.seconds, options.rounds)
     entries = [e for load in LOADS for e in compare(found, load)]
     subprocess.run([str(a) for a in (options.uraid, "fail", "--control", control, members[0])], check=True, capture_output=True)
-    found |= rounds_of([ours], DEGRADED, options.size, options.seconds, options.rounds)
-    healthy = {load[1:4]: load for load in LOADS}
-    entries += [e for load in DEGRADED for e in compare(found, load, healthy[load[1:4]])]
+    found |= rounds_of(servers, DEGRADED, options.size, options.seconds, options.rounds)
+    entries += [e for load in DEGRADED for e in compare(found, load)]
     entries.append(entry("rebuild", rebuild_rate(options.uraid, home, control, members, options.rounds), "MB/s"))
     return entries, table(found, LOADS + DEGRADED, [s.name for s in servers])
 

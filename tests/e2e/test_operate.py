@@ -72,7 +72,7 @@ def test_beyond_parity_writes_are_refused(t):
         t.check(array.status().degraded == 1, "a refused `fail` changed the array")
         handle.pwrite(bytes(4096), 0)
     t.check(array.status().value["state"] in ("broken", "degraded"), "the state is not told")
-    handle.close()
+    handle.shutdown()
     array.ctl("stop", ok=None)
     until("the daemon to end", lambda: array.process.poll() is not None)
 
