@@ -89,7 +89,8 @@ impl Operator {
         asked.map_err(|_| stopping())?;
         answer(told).await?.map_err(|error| fail_error(path, &error))?;
         let picture = self.look().await?;
-        let (left, of) = (picture.geometry.members() - picture.array.missing, picture.geometry.members());
+        let (left, of) =
+            (picture.geometry.members().saturating_sub(picture.array.missing), picture.geometry.members());
         Ok(format!("{} is failed; {left} of {of} members are in sync", path.display()))
     }
 

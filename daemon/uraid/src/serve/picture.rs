@@ -105,14 +105,22 @@ fn is_live(member: &MemberInfo) -> bool {
     matches!(member.report.standing, MemberStanding::InSync | MemberStanding::Rebuilding)
 }
 
-/// One entry a role, then spares, then failed members.
+/// One entry a role, then spares, then failed members. A device that failed and was added again is one
+/// device, so only what it is now is told.
 fn members(shard: &ShardStatus) -> Vec<MemberStatus> {
     let roles = (0..shard.geometry.members()).map(|role| match player(shard, role) {
         Some(member) => member_status(shard, member, Some(role.into())),
         None => missing(role.into()),
     });
     let with = |standing| shard.members.iter().filter(move |member| member.report.standing == standing);
-    let others = with(MemberStanding::Spare).chain(with(MemberStanding::Failed));
+    let again = |member: &&MemberInfo| {
+        shard
+            .members
+            .iter()
+            .any(|other| other.report.standing != MemberStanding::Failed && other.path == member.path)
+    };
+    let failed = with(MemberStanding::Failed).filter(|member| !again(member));
+    let others = with(MemberStanding::Spare).chain(failed);
     roles.chain(others.map(|member| member_status(shard, member, None))).collect()
 }
 
