@@ -2,7 +2,7 @@
 //! is brought up to date. Pure functions over small values, tested as tables.
 //!
 //! A **column** is one block on every lane at the same place in the strips. Columns that look alike are
-//! decided once; see [`crate::plan`].
+//! decided once; see `plan`.
 
 use crate::blocks::Lanes;
 

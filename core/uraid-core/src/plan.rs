@@ -100,8 +100,28 @@ pub(crate) struct Plan {
     pub(crate) stale: Vec<(u16, Blocks)>,
     /// Columns that can't be served: too much is unreadable.
     pub(crate) failed: Blocks,
+    /// Blocks that can't be read or recovered, where others of their column can.
+    pub(crate) lost: Vec<(u16, Blocks)>,
     /// Blocks that had failed to read and were recovered.
     pub(crate) repaired: Vec<(u16, Blocks)>,
+}
+
+impl Plan {
+    /// Whether any of the blocks of a lane can't be had.
+    pub(crate) fn has_lost(&self, lane: u16, blocks: Blocks) -> bool {
+        self.lost.iter().any(|&(l, b)| l == lane && b.meets(blocks))
+    }
+}
+
+impl Transfer {
+    /// The same, block by block.
+    pub(crate) fn blocks(self) -> impl Iterator<Item = Transfer> {
+        (0..self.run.count).map(move |i| Transfer {
+            lane: self.lane,
+            run: Run { first: self.run.first + i, count: 1 },
+            mem: Mem { offset: self.mem.offset + i * BLOCK, len: BLOCK, ..self.mem },
+        })
+    }
 }
 
 /// Which sectors of a strip the pending writes replace: a byte a block, a bit a sector.
@@ -437,13 +457,16 @@ pub(crate) fn plan_reads(view: &View<'_>, parts: &[Part], got: &[Blocks]) -> Pla
         for (block, lane) in column.iter_mut().zip(0u16..) {
             block.cached |= got.get(usize::from(lane)).is_some_and(|g| g.has(run.first));
         }
-        let need = parts.iter().filter(|p| p.blocks().has(run.first)).map(|p| p.lane).collect();
-        match decide::fetch(&view.as_column(&column), &need) {
-            Ok(fetch) => {
-                add(&mut load, &fetch.load, run.blocks());
-                runs.push((run, fetch));
-            }
-            Err(decide::Unrecoverable) => plan.failed = plan.failed.or(run.blocks()),
+        let need: Lanes = parts.iter().filter(|p| p.blocks().has(run.first)).map(|p| p.lane).collect();
+        let fetch = decide::fetch(&view.as_column(&column), &need).or_else(|decide::Unrecoverable| {
+            // What can be had without recovery still is.
+            let known = |lane: &u16| column.get(usize::from(*lane)).is_some_and(|b| b.cached || b.readable);
+            plan.lost.extend(need.iter().filter(|l| !known(l)).map(|l| (l, run.blocks())));
+            decide::fetch(&view.as_column(&column), &need.iter().filter(known).collect())
+        });
+        if let Ok(fetch) = fetch {
+            add(&mut load, &fetch.load, run.blocks());
+            runs.push((run, fetch));
         }
     }
     for (&mask, lane) in load.iter().zip(0u16..) {
@@ -473,6 +496,9 @@ pub(crate) fn plan_reads(view: &View<'_>, parts: &[Part], got: &[Blocks]) -> Pla
         }
         for part in parts {
             let Some((from, to)) = part.within(*run) else { continue };
+            if plan.has_lost(part.lane, run.blocks()) {
+                continue;
+            }
             let base = at(part.lane);
             let src = Mem { offset: base.offset + (from - run.offset()), len: to - from, ..base };
             let dst = part.mem(from, to);
@@ -551,12 +577,13 @@ pub(crate) fn plan_rebuild(view: &View<'_>, targets: &Lanes) -> Plan {
 
 /// Plans the resync of a stripe. First everything is read and compared; told by `bad` which parity
 /// differs, it is computed anew from the data and written. Without all data, or with no parity member,
-/// there is nothing that could be done and the plan is empty.
+/// nothing can be compared and the plan fails.
 pub(crate) fn plan_resync(view: &View<'_>, bad: Option<Verdict>) -> Plan {
     let (p, q) = (view.geometry.p_lane(), view.geometry.q_lane());
     let present = |lane: u16| !view.lane(lane).gone;
     let mut plan = Plan::default();
     if !(0..p).all(present) || !(present(p) || q.is_some_and(present)) {
+        plan.failed = view.all();
         return plan;
     }
     let need: Lanes = (0..view.lanes.len() as u16).filter(|&l| present(l)).collect();

@@ -282,7 +282,7 @@ fn columns_that_cannot_be_served_fail_alone() {
     assert!(!plan.stores.is_empty());
 
     let plan = plan_reads(&stripe.view(), &[part(1, 0, 0, STRIP)], &[Blocks::NONE; 4]);
-    assert_eq!(plan.failed, block(2).blocks());
+    assert_eq!(plan.lost, [(0, block(2).blocks())]);
 }
 
 #[test]
@@ -397,9 +397,10 @@ fn a_resync_checks_and_then_writes_only_the_parity_that_differs() {
 }
 
 #[test]
-fn a_resync_without_all_data_does_nothing() {
+fn a_resync_without_all_data_fails() {
     for stripe in [Stripe::new(Raid6, 5).gone(0), Stripe::new(Raid5, 4).gone(3)] {
-        assert_eq!(plan_resync(&stripe.view(), None), Plan::default());
+        let failed = Blocks(15);
+        assert_eq!(plan_resync(&stripe.view(), None), Plan { failed, ..Plan::default() });
     }
     let plan = plan_resync(&Stripe::new(Raid6, 5).gone(3).view(), None);
     assert_eq!(plan.loads.len(), 4, "Q can be checked without P");

@@ -45,7 +45,10 @@ fn request(world: &mut World) {
     let kind = match world.rng.below(20) {
         0..=8 => RequestKind::Write { fua },
         9 => RequestKind::WriteZeroes { fua },
-        10 => return drop(world.ask(RequestKind::Flush, 0, vec![])),
+        10 => {
+            world.ask(RequestKind::Flush, 0, vec![]);
+            return;
+        }
         _ => RequestKind::Read,
     };
     let tag = world.rng.next();
@@ -118,10 +121,9 @@ fn run(shape: Shape, seed: u64, steps: u32) {
             0..=34 if world.asked.len() < 12 => request(&mut world),
             35..=37 => {
                 let status = world.array.status();
-                if status.missing + pending_faults(&world) < world.geometry().parity() || status.missing > 0 {
-                    if pending_faults(&world) == 0 {
-                        trouble(&mut world);
-                    }
+                let spare_parity = status.missing < world.geometry().parity();
+                if (spare_parity || status.missing > 0) && pending_faults(&world) == 0 {
+                    trouble(&mut world);
                 }
             }
             38 => world.tell(Event::Idle),

@@ -6,6 +6,7 @@
 //! | a write is answered that a failed member missed | the others say that it failed, events + 1 |
 //! | a superblock says clean, or how far a resync or rebuild came | everything written before, by a flush of every member |
 //! | a superblock says that a member failed | those of members rebuilt since say so, or they would count as missing, too |
+//! | others give a spare a role | its own says that nothing of it is rebuilt |
 //! | the first update after a start | every member is brought to the newest event count, without raising it |
 //! | the first write of a degraded array | one update more, so that a member left out is two events behind |
 //!
@@ -38,6 +39,8 @@ pub(super) struct Meta {
     update: Option<Update>,
     /// Members may still be one event apart, as assembly found them.
     uneven: bool,
+    /// The update that puts members left out at the start two events behind is not done.
+    sealing: bool,
     /// Writes are going on or may: superblocks are to say dirty.
     active: bool,
     /// Every superblock is known to say dirty.
@@ -59,7 +62,7 @@ struct Update {
     levelling: bool,
     flushing: bool,
     outstanding: u32,
-    /// Superblocks to write once those of just rebuilt members are there.
+    /// Superblocks to write once those of just rebuilt members and new targets are there.
     rest: Vec<(MemberId, u64, Vec<u8>)>,
     /// What may be said once the flush is over.
     resynced: u64,
@@ -79,6 +82,7 @@ impl Meta {
             flush: false,
             update: None,
             uneven: true,
+            sealing: false,
             active: false,
             marked: false,
             resynced,
@@ -86,6 +90,16 @@ impl Meta {
             resync_stuck: false,
             final_done: false,
         }
+    }
+
+    /// The first update seals a degraded start: nothing is written before it is done.
+    pub(super) fn seal(&mut self) {
+        self.sealing = true;
+    }
+
+    /// Whether the superblocks say clean as far as the read-only array found them.
+    pub(super) fn found_clean(&self, stripes: u64) -> bool {
+        self.resynced >= stripes
     }
 
     /// Events of the last update that was begun.
@@ -147,9 +161,9 @@ impl Array {
         self.meta.active && self.meta.marked
     }
 
-    /// Asks for the superblocks to say dirty.
+    /// Asks for the superblocks to say dirty. The update that seals a degraded start comes first, alone.
     pub(super) fn want_dirty(&mut self) {
-        if !self.meta.active {
+        if !self.meta.active && !self.meta.sealing {
             self.meta.active = true;
             self.want_update(false);
         }
@@ -250,7 +264,9 @@ impl Array {
         if !meta.flush {
             update.generation = meta.wanted;
         }
-        update.active = meta.active;
+        // Idle since this update began: the writes of that time are not covered by its flush, so clean it
+        // may not say. The next update, with a flush of its own, will.
+        update.active |= meta.active;
         if !meta.active {
             meta.marked = false;
         }
@@ -258,7 +274,7 @@ impl Array {
             meta.events += 1;
             meta.template.set_events(meta.events);
             meta.template.set_utime(seconds);
-            meta.template.set_resync_offset(match (meta.active, meta.resynced_durable) {
+            meta.template.set_resync_offset(match (update.active, meta.resynced_durable) {
                 (true, _) => 0,
                 (false, done) if done >= stripes => CLEAN,
                 (false, done) => self.geometry.sectors_covered(done),
@@ -270,8 +286,9 @@ impl Array {
             sb.catch_up(&meta.template);
             let partial = member.role.is_some() && member.rebuilt_durable < stripes;
             sb.set_recovery_offset(partial.then(|| self.geometry.sectors_covered(member.rebuilt_durable)));
-            let promoted = std::mem::replace(&mut member.partial_on_disk, partial) && !partial;
-            let writes = if promoted { &mut first } else { &mut rest };
+            // A spare says that it is filled from 0 before others call it a member.
+            let turned = std::mem::replace(&mut member.partial_on_disk, partial) != partial;
+            let writes = if turned { &mut first } else { &mut rest };
             writes.push((member.id, sb.super_offset().saturating_mul(512), sb.encode()));
         }
         if first.is_empty() {
@@ -336,6 +353,9 @@ impl Array {
         }
         if !self.broken {
             self.meta.done = update.generation;
+        }
+        if std::mem::take(&mut self.meta.sealing) {
+            self.cache.unblock();
         }
         if update.active && self.meta.active {
             self.meta.marked = true;

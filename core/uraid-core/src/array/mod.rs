@@ -71,6 +71,9 @@ pub enum StartError {
     /// The superblock describes a geometry that can't be.
     #[error("impossible geometry: {0}")]
     Geometry(#[from] GeometryError),
+    /// The event count is so high that it might run over: it was not reached by updates.
+    #[error("the superblocks count {0} events, which no array reaches: they are damaged or made up")]
+    Events(u64),
     /// The assembly and the list of members do not fit together.
     #[error("{members} members were assembled, but {ids} were attached")]
     Members {
@@ -87,7 +90,7 @@ enum IoFor {
     /// A read straight into a request's memory.
     Direct { part: crate::plan::Part, stripe: u64 },
     /// A read of a pass.
-    Load { slot: SlotId, lane: u16, run: crate::blocks::Run, to_slot: bool },
+    Load { slot: SlotId, transfer: crate::plan::Transfer },
     /// A write of a pass.
     Store { slot: SlotId },
     /// A flush that clients wait for.
@@ -126,6 +129,8 @@ pub struct Array {
     broken: bool,
     stopping: bool,
     stopped: bool,
+    /// No request came since the runner said that none is at hand: nothing is held back.
+    quiet: bool,
     cache: Cache,
     requests: BTreeMap<crate::ReqId, Request>,
     /// Requests of which parts wait to be issued.
@@ -168,6 +173,9 @@ impl Array {
         if ids.len() != assembly.members.len() {
             return Err(StartError::Members { members: assembly.members.len(), ids: ids.len() });
         }
+        if sb.events() > u64::MAX >> 1 {
+            return Err(StartError::Events(sb.events()));
+        }
         let config =
             ArrayConfig { slots: config.slots.max(4), sync_window: config.sync_window.max(1), ..config };
         let mut roles = vec![None; usize::from(geometry.members())];
@@ -193,6 +201,7 @@ impl Array {
             broken: false,
             stopping: false,
             stopped: false,
+            quiet: false,
             cache,
             requests: BTreeMap::new(),
             throttled: VecDeque::new(),
@@ -208,7 +217,8 @@ impl Array {
             actions: VecDeque::new(),
         };
         array.count_roles();
-        if array.degraded {
+        if array.degraded && !config.read_only {
+            array.meta.seal();
             array.want_update(false);
         }
         array.use_spares();
@@ -224,9 +234,15 @@ impl Array {
     /// an error, what makes no sense (an answer to a question never asked) is ignored.
     pub fn handle(&mut self, now: Tick, event: Event) {
         self.now = self.now.max(now);
+        if self.stopped && !matches!(event, Event::Request { .. }) {
+            return;
+        }
         match event {
             Event::Request { id, kind, offset, len } => self.request(id, kind, offset, len),
-            Event::Idle => self.cache.release_held(),
+            Event::Idle => {
+                self.quiet = true;
+                self.cache.release_held();
+            }
             Event::IoDone { io, result } => self.io_done(io, result),
             Event::ComputeDone { id, result } => {
                 if let Some(slot) = self.computes.remove(id.0) {
@@ -294,16 +310,15 @@ impl Array {
             return;
         }
         self.stopped = true;
-        self.actions.push_back(Action::Stopped { clean: !self.broken });
+        let left_dirty = self.config.read_only && !self.meta.found_clean(self.geometry.stripes());
+        self.actions.push_back(Action::Stopped { clean: !self.broken && !left_dirty });
     }
 
     fn io_done(&mut self, io: IoId, result: Result<(), crate::IoFault>) {
         let Some(done) = self.ios.remove(io.0) else { return };
         match done.what {
             IoFor::Direct { part, stripe } => self.direct_read_done(done, part, stripe, result),
-            IoFor::Load { slot, lane, run, to_slot } => {
-                self.loaded(slot, done.member, lane, run, to_slot, result)
-            }
+            IoFor::Load { slot, transfer } => self.loaded(slot, done.member, transfer, result),
             IoFor::Store { slot } => self.stored(slot, done.member, result),
             IoFor::Flush => self.flushed(done.member, result),
             IoFor::MetaFlush | IoFor::MetaWrite => self.update_step_done(done.member, result),

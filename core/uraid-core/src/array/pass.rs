@@ -16,7 +16,7 @@
 use super::cache::Work;
 use super::members::State;
 use super::{Array, Io, IoFor};
-use crate::blocks::{Blocks, Lanes, Run};
+use crate::blocks::{Blocks, Lanes};
 use crate::plan::{self, LaneState, Part, Plan, Transfer, View};
 use crate::{
     Action, ComputeFault, IoFault, MemberId, Notice, Place, RequestError, SlotId, Step, SyncKind, Verdict,
@@ -158,7 +158,7 @@ impl Array {
                 plan::plan_rebuild(&view, &targets)
             }
         };
-        if pass.kind == Kind::Write && !slot.urgent && !plan.loads.is_empty() {
+        if pass.kind == Kind::Write && !slot.urgent && !self.quiet && !plan.loads.is_empty() {
             let parts = pass.parts.clone();
             self.requeue(id, parts);
             self.cache.hold(id);
@@ -175,12 +175,11 @@ impl Array {
     fn load(&mut self, id: SlotId, loads: Vec<Transfer>) {
         let stripe = self.cache.slot(id).stripe;
         let mut started = 0;
-        for Transfer { lane, run, mem } in loads {
-            let role = self.geometry.pattern(stripe).roles[usize::from(lane)];
+        for transfer in loads {
+            let role = self.geometry.pattern(stripe).roles[usize::from(transfer.lane)];
             let Some(member) = self.in_sync_at(role, stripe) else { continue };
-            let offset = self.device_offset(member, stripe) + u64::from(run.offset());
-            let to_slot = matches!(mem.place, Place::Slot(..));
-            let what = IoFor::Load { slot: id, lane, run, to_slot };
+            let offset = self.device_offset(member, stripe) + u64::from(transfer.run.offset());
+            let (what, mem) = (IoFor::Load { slot: id, transfer }, transfer.mem);
             let io = self.start_io(Io { member, offset, len: mem.len, write: false, what });
             self.actions.push_back(Action::Read { io, member, offset, mem });
             started += 1;
@@ -190,26 +189,31 @@ impl Array {
         }
     }
 
+    /// A read of a pass ended. A run that failed is read again block by block, so that only what really
+    /// is unreadable counts as lost.
     pub(super) fn loaded(
         &mut self,
         id: SlotId,
         member: MemberId,
-        lane: u16,
-        run: Run,
-        to_slot: bool,
+        transfer: Transfer,
         result: Result<(), IoFault>,
     ) {
+        let Transfer { lane, run, mem } = transfer;
         let bad = match result {
             Ok(()) => Blocks::NONE,
             Err(fault) => self.read_failed(member, fault, run.blocks()),
         };
+        if run.count > 1 && !bad.is_empty() {
+            self.load(id, transfer.blocks().collect());
+        }
         let slot = self.cache.slot_mut(id);
         let Some(pass) = &mut slot.pass else { return };
         let state = &mut slot.lanes[usize::from(lane)];
-        match result {
-            Ok(()) if to_slot => state.cached = state.cached.or(run.blocks()),
-            Ok(()) => pass.got[usize::from(lane)] = pass.got[usize::from(lane)].or(run.blocks()),
-            Err(_) => state.bad = state.bad.or(bad),
+        match (result, mem.place) {
+            (Ok(()), Place::Slot(..)) => state.cached = state.cached.or(run.blocks()),
+            (Ok(()), _) => pass.got[usize::from(lane)] = pass.got[usize::from(lane)].or(run.blocks()),
+            (Err(_), _) if run.count == 1 => state.bad = state.bad.or(bad),
+            (Err(_), _) => {}
         }
         pass.outstanding -= 1;
         if pass.outstanding == 0 {
@@ -269,7 +273,12 @@ impl Array {
         let slot = self.cache.slot_mut(id);
         let stripe = slot.stripe;
         let Some(pass) = &mut slot.pass else { return };
-        let stores = std::mem::take(&mut pass.plan.stores);
+        let mut stores = std::mem::take(&mut pass.plan.stores);
+        if self.config.read_only {
+            // What failed to read was recovered for the reader, but stays as it is on the member.
+            stores.clear();
+            pass.plan.repaired.clear();
+        }
         pass.storing = true;
         let write = pass.kind == Kind::Write;
         let mut started = 0;
@@ -364,6 +373,10 @@ impl Array {
         let slot = self.cache.slot_mut(id);
         let stripe = slot.stripe;
         let pass = slot.pass.take();
+        if self.broken && pass.as_ref().is_some_and(|p| p.kind == Kind::Write) {
+            // What was refused must not be read back from the cache.
+            slot.lanes.iter_mut().for_each(|l| l.cached = Blocks::NONE);
+        }
         self.cache.finish(id, self.geometry.data());
         let Some(pass) = pass else {
             self.sync_stripe_done(stripe, false);
@@ -371,10 +384,11 @@ impl Array {
         };
         let lost = if pass.failed { Blocks(u64::MAX) } else { pass.plan.failed };
         for part in &pass.parts {
-            let bad = lost.meets(part.blocks()) || (pass.kind == Kind::Write && self.broken);
+            let refused = pass.kind == Kind::Write && self.broken;
+            let bad = refused || lost.meets(part.blocks()) || pass.plan.has_lost(part.lane, part.blocks());
             self.part_done(part.req, if bad { Err(RequestError::Io) } else { Ok(()) });
         }
-        if !lost.is_empty() {
+        if !lost.is_empty() || !pass.plan.lost.is_empty() {
             self.note_unrecovered(stripe, &pass);
         }
         if let Kind::Sync(_) = pass.kind {

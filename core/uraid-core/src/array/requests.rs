@@ -53,6 +53,7 @@ impl Array {
             return;
         }
         self.last_client = self.now;
+        self.quiet = false;
         self.cache.arrived();
         let request = Request { kind, offset, len, issued: 0, parts: 0, error: None };
         self.requests.insert(id, request);

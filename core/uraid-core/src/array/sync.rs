@@ -71,7 +71,7 @@ impl Array {
         }
         let busy = self.now.0.saturating_sub(self.last_client.0) < YIELD_MS * 1_000_000;
         let serving = busy && !self.requests.is_empty();
-        let window = if serving { 1 } else { self.config.sync_window };
+        let window = if serving { 1 } else { self.config.sync_window.min(self.config.slots / 2) };
         let stripes = self.geometry.stripes();
         while let Some(sync) = &mut self.sync {
             if sync.abort || sync.in_flight >= window || sync.next >= stripes {

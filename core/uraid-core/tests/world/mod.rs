@@ -9,41 +9,41 @@ use uraid_core::*;
 
 /// splitmix64: small, seeded and the same everywhere.
 #[derive(Clone, Debug)]
-pub struct Rng(pub u64);
+pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n.max(1)
     }
-    pub fn chance(&mut self, percent: u64) -> bool {
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 }
 
-pub const SECTOR: usize = 512;
+pub(crate) const SECTOR: usize = 512;
 /// Bytes at the start of a member that are kept; the gap up to the data is not.
 const HEAD: u64 = 16384;
 
 /// A member device: what is durable, and what was written since the last flush.
 #[derive(Clone, Debug)]
-pub struct Disk {
-    pub view: Vec<u8>,
-    pub durable: Vec<u8>,
-    pub unflushed: Vec<(u64, Vec<u8>)>,
-    pub bad: BTreeSet<u64>,
-    pub dead: bool,
+pub(crate) struct Disk {
+    pub(crate) view: Vec<u8>,
+    pub(crate) durable: Vec<u8>,
+    pub(crate) unflushed: Vec<(u64, Vec<u8>)>,
+    pub(crate) bad: BTreeSet<u64>,
+    pub(crate) dead: bool,
     gap: u64,
-    pub sectors: u64,
+    pub(crate) sectors: u64,
 }
 
 impl Disk {
@@ -64,14 +64,14 @@ impl Disk {
         if offset < HEAD { offset as usize } else { (offset - self.gap) as usize }
     }
     /// Where the data begin, in bytes.
-    pub fn data_start(&self) -> u64 {
+    pub(crate) fn data_start(&self) -> u64 {
         HEAD + self.gap
     }
-    pub fn read(&self, offset: u64, len: usize) -> &[u8] {
+    pub(crate) fn read(&self, offset: u64, len: usize) -> &[u8] {
         let at = self.at(offset);
         &self.view[at..at + len]
     }
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) {
         let at = self.at(offset);
         self.view[at..at + bytes.len()].copy_from_slice(bytes);
         self.unflushed.push((offset, bytes.to_vec()));
@@ -80,14 +80,14 @@ impl Disk {
             self.bad.remove(&b);
         });
     }
-    pub fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         for (offset, bytes) in std::mem::take(&mut self.unflushed) {
             let at = self.at(offset);
             self.durable[at..at + bytes.len()].copy_from_slice(&bytes);
         }
     }
     /// What a power cut leaves: each sector written since the last flush holds any one of its versions.
-    pub fn cut(&mut self, rng: &mut Rng, inflight: &[(u64, Vec<u8>)]) {
+    pub(crate) fn cut(&mut self, rng: &mut Rng, inflight: &[(u64, Vec<u8>)]) {
         let mode = rng.below(4);
         let all: Vec<_> = self.unflushed.drain(..).chain(inflight.iter().cloned()).collect();
         let mut image = self.durable.clone();
@@ -111,7 +111,7 @@ impl Disk {
 
 /// What the array asked for and did not get an answer to yet.
 #[derive(Clone, Debug)]
-pub enum Pending {
+pub(crate) enum Pending {
     Read { io: IoId, member: MemberId, offset: u64, mem: Mem },
     Write { io: IoId, member: MemberId, offset: u64, bytes: Vec<u8> },
     Flush { io: IoId, member: MemberId },
@@ -121,41 +121,41 @@ pub enum Pending {
 
 /// A client request in flight.
 #[derive(Clone, Debug)]
-pub struct Asked {
-    pub kind: RequestKind,
-    pub offset: u64,
-    pub data: Vec<u8>,
+pub(crate) struct Asked {
+    pub(crate) kind: RequestKind,
+    pub(crate) offset: u64,
+    pub(crate) data: Vec<u8>,
     /// Sectors whose value was open when a read began.
-    pub open: BTreeSet<u64>,
+    pub(crate) open: BTreeSet<u64>,
 }
 
 #[derive(Clone, Debug)]
-pub struct World {
-    pub array: Array,
-    pub disks: Vec<Disk>,
-    pub pending: Vec<Pending>,
-    pub asked: BTreeMap<ReqId, Asked>,
+pub(crate) struct World {
+    pub(crate) array: Array,
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) pending: Vec<Pending>,
+    pub(crate) asked: BTreeMap<ReqId, Asked>,
     slots: Vec<Vec<Vec<u8>>>,
-    pub now: Tick,
-    pub rng: Rng,
+    pub(crate) now: Tick,
+    pub(crate) rng: Rng,
     next_req: u64,
     /// What every sector holds as far as acknowledged writes say.
-    pub model: Vec<u8>,
+    pub(crate) model: Vec<u8>,
     /// Sectors written by a request in flight or by overlapping ones: their value is open.
-    pub open: BTreeMap<u64, u32>,
-    pub fuzzy: BTreeSet<u64>,
+    pub(crate) open: BTreeMap<u64, u32>,
+    pub(crate) fuzzy: BTreeSet<u64>,
     /// What reads returned, by offset.
-    pub reads: BTreeMap<u64, Vec<u8>>,
-    pub stopped: Option<bool>,
-    pub notices: Vec<Notice>,
-    pub errors_allowed: bool,
-    pub fail_writes_of: Option<MemberId>,
-    pub compute_faults: u64,
-    pub sectors_each: u64,
-    pub seed: u64,
+    pub(crate) reads: BTreeMap<u64, Vec<u8>>,
+    pub(crate) stopped: Option<bool>,
+    pub(crate) notices: Vec<Notice>,
+    pub(crate) errors_allowed: bool,
+    pub(crate) fail_writes_of: Option<MemberId>,
+    pub(crate) compute_faults: u64,
+    pub(crate) sectors_each: u64,
+    pub(crate) seed: u64,
 }
 
-pub fn mul(mut a: u8, mut b: u8) -> u8 {
+pub(crate) fn mul(mut a: u8, mut b: u8) -> u8 {
     let mut r = 0;
     while b != 0 {
         if b & 1 != 0 {
@@ -167,7 +167,7 @@ pub fn mul(mut a: u8, mut b: u8) -> u8 {
     r
 }
 
-pub fn pow2(e: u8) -> u8 {
+pub(crate) fn pow2(e: u8) -> u8 {
     (0..e).fold(1, |x, _| mul(x, 2))
 }
 
@@ -176,22 +176,22 @@ fn inv(a: u8) -> u8 {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    pub level: Level,
-    pub layout: Layout,
-    pub members: u16,
-    pub chunk: u32,
-    pub rows: u64,
-    pub slots: u32,
-    pub clean: bool,
+pub(crate) struct Shape {
+    pub(crate) level: Level,
+    pub(crate) layout: Layout,
+    pub(crate) members: u16,
+    pub(crate) chunk: u32,
+    pub(crate) rows: u64,
+    pub(crate) slots: u32,
+    pub(crate) clean: bool,
 }
 
-pub fn config(slots: u32) -> ArrayConfig {
+pub(crate) fn config(slots: u32) -> ArrayConfig {
     ArrayConfig { slots, sync_window: 3, ..ArrayConfig::default() }
 }
 
 impl World {
-    pub fn new(shape: Shape, seed: u64) -> Self {
+    pub(crate) fn new(shape: Shape, seed: u64) -> Self {
         let mut rng = Rng(seed);
         let data = u64::from(shape.chunk) * shape.rows;
         let sectors = 4096 + data / 512 + 64;
@@ -233,7 +233,7 @@ impl World {
         world
     }
 
-    pub fn over(disks: Vec<Disk>, assembly: &Assembly, slots: u32, rng: Rng, seed: u64) -> Self {
+    pub(crate) fn over(disks: Vec<Disk>, assembly: &Assembly, slots: u32, rng: Rng, seed: u64) -> Self {
         let ids: Vec<MemberId> = assembly.members.iter().map(|m| MemberId(m.found as u16)).collect();
         let array = Array::start(assembly, &ids, config(slots)).expect("starts");
         let strip = array.geometry().strip_bytes() as usize;
@@ -264,11 +264,11 @@ impl World {
         }
     }
 
-    pub fn geometry(&self) -> Geometry {
+    pub(crate) fn geometry(&self) -> Geometry {
         self.array.geometry().clone()
     }
 
-    pub fn tell(&mut self, event: Event) {
+    pub(crate) fn tell(&mut self, event: Event) {
         self.now = Tick(self.now.0 + 1000);
         self.array.handle(self.now, event);
         self.settle();
@@ -326,7 +326,7 @@ impl World {
     }
 
     /// Answers one thing that is pending.
-    pub fn answer_one(&mut self) -> bool {
+    pub(crate) fn answer_one(&mut self) -> bool {
         if self.pending.is_empty() {
             return false;
         }
@@ -495,7 +495,7 @@ impl World {
     }
 
     /// Asks for something; `overlap` allows a range that another request in flight writes.
-    pub fn ask(&mut self, kind: RequestKind, offset: u64, data: Vec<u8>) -> ReqId {
+    pub(crate) fn ask(&mut self, kind: RequestKind, offset: u64, data: Vec<u8>) -> ReqId {
         let id = ReqId(self.next_req);
         self.next_req += 1;
         let len = data.len() as u64;
@@ -572,7 +572,7 @@ impl World {
     }
 
     /// Lets everything come to an end. Values that overlapping writes left open are pinned.
-    pub fn quiesce(&mut self) {
+    pub(crate) fn quiesce(&mut self) {
         let mut steps = 0u64;
         loop {
             self.tell(Event::Idle);
@@ -600,14 +600,14 @@ impl World {
     }
 
     /// Lets time pass so that the array is marked clean.
-    pub fn pass_time(&mut self, ms: u64) {
+    pub(crate) fn pass_time(&mut self, ms: u64) {
         self.now = self.now.plus_ms(ms);
         self.tell(Event::Timer);
         while self.answer_one() {}
     }
 
     /// The array's bytes as the data strips on the members say.
-    pub fn raw(&self) -> Vec<u8> {
+    pub(crate) fn raw(&self) -> Vec<u8> {
         let g = self.array.geometry();
         let by_role = self.by_role();
         let mut out = vec![0; g.array_bytes() as usize];
@@ -639,7 +639,7 @@ impl World {
     }
 
     /// Parity of every stripe matches the data, as far as the members are in sync.
-    pub fn check_parity(&self) {
+    pub(crate) fn check_parity(&self) {
         if self.array.status().resync_due {
             return;
         }
@@ -678,7 +678,7 @@ impl World {
     }
 
     /// Reads the whole array through the front door and compares.
-    pub fn check_content(&mut self) {
+    pub(crate) fn check_content(&mut self) {
         let bytes = self.model.len() as u64;
         let mut at = 0;
         while at < bytes {
@@ -690,7 +690,7 @@ impl World {
     }
 
     /// A new blank member.
-    pub fn add_disk(&mut self) -> MemberId {
+    pub(crate) fn add_disk(&mut self) -> MemberId {
         let old = &self.disks[0];
         let data = old.view.len() as u64 - HEAD;
         let mut disk = Disk::new(old.sectors, HEAD + old.gap, data);
@@ -711,7 +711,7 @@ impl World {
 }
 
 /// Assembles from what is on the disks.
-pub fn assemble(disks: &[Disk], force: bool) -> Result<Assembly, md_format::AssembleError> {
+pub(crate) fn assemble(disks: &[Disk], force: bool) -> Result<Assembly, md_format::AssembleError> {
     let found: Vec<Found> = disks
         .iter()
         .enumerate()
@@ -725,13 +725,13 @@ pub fn assemble(disks: &[Disk], force: bool) -> Result<Assembly, md_format::Asse
     md_format::assemble(&found, AssembleOptions { force, ..AssembleOptions::default() })
 }
 
-pub fn superblock(disk: &Disk) -> Result<Superblock, md_format::SuperblockError> {
+pub(crate) fn superblock(disk: &Disk) -> Result<Superblock, md_format::SuperblockError> {
     let at = md_format::candidates(disk.sectors).into_iter().find(|l| l.sector == 8).expect("1.2 fits");
     Superblock::parse(disk.read(4096, 4096), at, disk.sectors)
 }
 
 /// Every level with every layout that md has for it.
-pub fn every_layout() -> Vec<(Level, Layout)> {
+pub(crate) fn every_layout() -> Vec<(Level, Layout)> {
     [Level::Raid4, Level::Raid5, Level::Raid6]
         .into_iter()
         .flat_map(|level| Layout::all(level).into_iter().map(move |layout| (level, layout)))
