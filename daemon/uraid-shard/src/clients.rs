@@ -18,6 +18,13 @@ pub(crate) struct ClientKey {
     generation: u64,
 }
 
+#[cfg(test)]
+impl ClientKey {
+    pub(crate) fn new(place: usize, generation: u64) -> Self {
+        Self { place, generation }
+    }
+}
+
 /// A connection and what the loop knows about it.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -107,8 +114,8 @@ impl Clients {
     }
 
     /// The first one of which `wanted` is true.
-    pub(crate) fn find(&self, wanted: impl Fn(&Client) -> bool) -> Option<ClientKey> {
-        self.next(&mut 0, wanted)
+    pub(crate) fn find(&self, wanted: impl Fn(&Connection) -> bool) -> Option<ClientKey> {
+        self.next(&mut 0, |client| wanted(&client.connection))
     }
 
     /// From place `at` on, the next one that may have something to say.
@@ -143,8 +150,9 @@ impl Clients {
         self.places.iter_mut().flatten().for_each(|client| client.connection.drain());
     }
 
-    pub(crate) fn all_quiet(&self) -> bool {
-        self.places.iter().flatten().all(|client| client.connection.is_quiet())
+    /// Whether `wanted` is true of all.
+    pub(crate) fn all(&self, wanted: impl Fn(&Connection) -> bool) -> bool {
+        self.places.iter().flatten().all(|client| wanted(&client.connection))
     }
 
     /// Closes those that have said and been told everything.

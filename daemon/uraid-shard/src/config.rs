@@ -20,7 +20,8 @@ pub const POOL_BYTES_MIN: usize = nbd_rs::wire::limit::PAYLOAD as usize;
 pub struct Tuning {
     /// Bytes for the stripe cache; at least 16 stripes are made.
     pub cache_bytes: usize,
-    /// Bytes for the payloads of requests, at least [`POOL_BYTES_MIN`].
+    /// Bytes for the payloads of requests, at least [`POOL_BYTES_MIN`]. A reserve of 64 KiB a connection,
+    /// at most a quarter of this, is added to it.
     pub pool_bytes: usize,
     /// Lock all of it into memory.
     pub lock_memory: bool,
@@ -31,8 +32,9 @@ pub struct Tuning {
     pub connection: ConnectionLimits,
     /// Connections at a time; more are closed at once.
     pub connections: usize,
-    /// A client that has not moved for so long while it holds memory that another one waits for is
-    /// disconnected.
+    /// A client that holds memory while others wait for some is disconnected if it does not move for so
+    /// long, or does not get done with one request. If another one cannot go on at all, two seconds without
+    /// a byte are enough.
     pub stall: Duration,
     /// Use io_uring for the members that profit from it.
     pub io_uring: bool,

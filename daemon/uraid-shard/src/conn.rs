@@ -18,10 +18,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nbd_rs::wire::REQUEST_LEN;
 use nbd_rs::{Answer, ClientMisbehaved, Command, Errno, Request, RequestHeader, Session, Verdict, validate};
 use thiserror::Error;
-use uraid_blockio::{BufPool, PoolBuf};
+use uraid_blockio::PoolBuf;
 use uraid_core::{RequestError, Tick};
 
 use crate::send::Outbox;
+use crate::share::{Grants, footprint};
 use crate::sys;
 
 /// The small buffer: 64 KiB was measured best; 4 KiB costs two thirds of the rate, 256 KiB leaves L2.
@@ -36,8 +37,9 @@ const HEADS_MAX: usize = 64 << 10;
 pub struct ConnectionLimits {
     /// Requests that the array has.
     pub requests: u32,
-    /// Bytes of payload in memory: writes being received or carried out, reads until they are sent. One
-    /// request is always let in, whatever its length.
+    /// Bytes of memory for payloads: writes being received or carried out, reads until they are sent. One
+    /// request is always let in, whatever its length. However much this is, a connection never holds more
+    /// than it leaves free for others.
     pub bytes: u64,
 }
 
@@ -72,7 +74,7 @@ pub(crate) enum Received {
     More,
     /// Something or nothing, and there is no more for now.
     Drained,
-    /// The connection does not read at present: see [`Connection::waits_for_memory`] and
+    /// The connection does not read at present: see [`Connection::lacks_memory`] and
     /// [`Connection::has_ended`].
     Blocked,
 }
@@ -105,12 +107,35 @@ pub(crate) struct Connection {
     /// The last attempt to be let in failed for want of memory.
     hungry: bool,
     in_flight: u32,
+    /// Memory that it holds, as [`footprint`] counts it.
     bytes: u64,
     out: Outbox,
     /// The socket took less than there was.
     full: bool,
-    /// When a byte last went in or out.
+    /// How the client gets on with sending payloads.
+    inward: Pace,
+    /// How the client gets on with taking answers.
+    outward: Pace,
+}
+
+/// How fast a client does what only it can do. It is looked at only while there is something to do.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// When a byte last moved, or could move again.
     moved: Tick,
+    /// When a whole buffer last got done, or could be worked on again.
+    advanced: Tick,
+}
+
+impl Pace {
+    fn from(now: Tick) -> Self {
+        Self { moved: now, advanced: now }
+    }
+
+    fn is_stalled(&self, now: Tick, silence: u64, slowness: u64) -> bool {
+        let since = |then: Tick| now.0.saturating_sub(then.0);
+        since(self.moved) > silence || since(self.advanced) > slowness
+    }
 }
 
 /// Bytes that were received and not looked at.
@@ -142,7 +167,8 @@ impl Connection {
             bytes: 0,
             out: Outbox::default(),
             full: false,
-            moved: now,
+            inward: Pace::from(now),
+            outward: Pace::from(now),
         }
     }
 
@@ -175,15 +201,28 @@ impl Connection {
         !matches!(self.reading, Reading::End) && !self.wants_read()
     }
 
-    /// Whether it waits for room in the pool.
-    pub(crate) fn waits_for_memory(&self) -> bool {
+    /// Whether it was refused memory for its next request.
+    pub(crate) fn lacks_memory(&self) -> bool {
         self.hungry
     }
 
-    /// Whether it holds memory and the next move is its client's, since when.
-    pub(crate) fn holds_memory_since(&self) -> Option<Tick> {
+    /// Whether it was refused memory and holds none, so that it cannot go on by itself.
+    pub(crate) fn starves(&self) -> bool {
+        self.hungry && self.bytes == 0
+    }
+
+    /// Whether it holds memory that only its client can free, and the client let more than `silence`
+    /// nanoseconds pass without a byte, or more than `slowness` without one whole buffer.
+    pub(crate) fn is_stalled(&self, now: Tick, silence: u64, slowness: u64) -> bool {
         let receiving = matches!(self.reading, Reading::Payload(..));
-        (receiving || self.wants_write()).then_some(self.moved)
+        let sending = self.wants_write() && self.bytes > 0;
+        (receiving && self.inward.is_stalled(now, silence, slowness))
+            || (sending && self.outward.is_stalled(now, silence, slowness))
+    }
+
+    /// Whether nothing is left but answers that the client has not taken for so many nanoseconds.
+    pub(crate) fn is_deaf(&self, now: Tick, silence: u64) -> bool {
+        self.in_flight == 0 && self.wants_write() && self.outward.is_stalled(now, silence, u64::MAX)
     }
 
     /// Whether it reads nothing more.
@@ -206,20 +245,18 @@ impl Connection {
         self.in_flight == 0 && self.out.is_empty()
     }
 
-    /// Receives once and appends the requests that are complete to `work`. `may_allocate` is false when
-    /// someone else is first in line for the pool.
+    /// Receives once and appends the requests that are complete to `work`; their memory is of `grants`.
     ///
     /// # Errors
     /// The connection is of no use any more.
     pub(crate) fn receive(
         &mut self,
         now: Tick,
-        pool: &BufPool,
-        may_allocate: bool,
+        grants: Grants<'_>,
         work: &mut Vec<Work>,
     ) -> Result<Received, ConnectionError> {
         // What was read before comes first: it may have waited for memory.
-        self.parse(pool, may_allocate, work)?;
+        self.parse(now, grants, work)?;
         if !self.wants_read() {
             return Ok(Received::Blocked);
         }
@@ -235,8 +272,8 @@ impl Connection {
                 Ok(Received::Blocked)
             }
             Ok(n) => {
-                self.moved = now;
-                self.parse(pool, may_allocate, work)?;
+                self.inward.moved = now;
+                self.parse(now, grants, work)?;
                 Ok(if n < wanted { Received::Drained } else { Received::More })
             }
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(Received::Drained),
@@ -284,17 +321,12 @@ impl Connection {
     }
 
     /// Goes through what was received as far as it goes.
-    fn parse(
-        &mut self,
-        pool: &BufPool,
-        may_allocate: bool,
-        work: &mut Vec<Work>,
-    ) -> Result<(), ConnectionError> {
+    fn parse(&mut self, now: Tick, grants: Grants<'_>, work: &mut Vec<Work>) -> Result<(), ConnectionError> {
         loop {
             let reading = std::mem::replace(&mut self.reading, Reading::Header);
             let (next, go_on) = match reading {
                 Reading::Header => self.parse_header()?,
-                Reading::Admission(request) => self.admit(request, pool, may_allocate, work),
+                Reading::Admission(request) => self.admit(request, now, grants, work),
                 Reading::Payload(request, buf, have) => self.parse_payload(request, buf, have, work),
                 Reading::Skip(answer, left) => self.parse_skip(answer, left),
                 Reading::End => (Reading::End, false),
@@ -332,8 +364,8 @@ impl Connection {
     fn admit(
         &mut self,
         request: Request,
-        pool: &BufPool,
-        may_allocate: bool,
+        now: Tick,
+        grants: Grants<'_>,
         work: &mut Vec<Work>,
     ) -> (Reading, bool) {
         if self.answer_at_once(&request) {
@@ -346,11 +378,11 @@ impl Connection {
             self.start(Work { request, payload: None }, work);
             return (Reading::Header, true);
         }
-        let bytes = self.bytes.saturating_add(u64::from(request.len));
+        let bytes = self.bytes.saturating_add(footprint(request.len as usize));
         if self.bytes > 0 && bytes > self.limits.bytes {
             return (Reading::Admission(request), false);
         }
-        let Some(buf) = may_allocate.then(|| pool.try_alloc(request.len as usize)).flatten() else {
+        let Some(buf) = grants.take(self.bytes, request.len as usize) else {
             self.hungry = true;
             return (Reading::Admission(request), false);
         };
@@ -358,6 +390,7 @@ impl Connection {
         self.bytes = bytes;
         if request.command == Command::Write {
             self.large = request.len >= LARGE_WRITE;
+            self.inward = Pace::from(now);
             return (Reading::Payload(request, buf, 0), true);
         }
         self.large = false;
@@ -418,6 +451,7 @@ impl Connection {
         match (result, payload) {
             (Ok(()), Some(buf)) if request.command == Command::Read => {
                 self.out.head(self.session.read_ok(request).as_bytes());
+                self.bytes = self.bytes.saturating_sub(if buf.is_empty() { footprint(0) } else { 0 });
                 self.out.payload(buf);
                 return;
             }
@@ -428,7 +462,7 @@ impl Connection {
             }
         }
         if matches!(request.command, Command::Read | Command::Write) {
-            self.bytes = self.bytes.saturating_sub(u64::from(request.len));
+            self.bytes = self.bytes.saturating_sub(footprint(request.len as usize));
         }
     }
 
@@ -438,10 +472,14 @@ impl Connection {
     /// The connection is of no use any more.
     pub(crate) fn send(&mut self, now: Tick) -> Result<usize, ConnectionError> {
         let sent = self.out.send(self.socket.as_fd())?;
+        let begins = !self.full;
         self.full = sent.full;
-        self.bytes = self.bytes.saturating_sub(sent.released as u64);
-        if sent.bytes > 0 {
-            self.moved = now;
+        self.bytes = self.bytes.saturating_sub(sent.released);
+        if sent.bytes > 0 || begins {
+            self.outward.moved = now;
+        }
+        if sent.released > 0 || begins {
+            self.outward.advanced = now;
         }
         Ok(sent.bytes)
     }

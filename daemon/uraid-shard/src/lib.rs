@@ -30,6 +30,7 @@ mod runner;
 mod send;
 mod service;
 mod shard;
+mod share;
 mod socket;
 mod status;
 mod sys;

@@ -10,6 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use uraid_blockio::PoolBuf;
 
+use crate::share::footprint;
 use crate::sys::Gather;
 
 /// Sent heads are moved out of the way when they have grown to this many bytes.
@@ -37,8 +38,8 @@ enum Piece {
 pub(crate) struct Sent {
     /// Bytes that the socket took.
     pub(crate) bytes: usize,
-    /// Bytes of payload buffers that were given back.
-    pub(crate) released: usize,
+    /// Bytes of payload buffers that were given back, as [`footprint`] counts them.
+    pub(crate) released: u64,
     /// The socket takes no more now.
     pub(crate) full: bool,
 }
@@ -117,7 +118,7 @@ impl Outbox {
     }
 
     /// Drops the first `n` bytes; says how many bytes of payload buffers were given back by that.
-    fn forget(&mut self, mut n: usize) -> usize {
+    fn forget(&mut self, mut n: usize) -> u64 {
         let mut released = 0;
         while n > 0 {
             match self.pieces.front_mut() {
@@ -137,7 +138,7 @@ impl Outbox {
                     if *at < buf.len() {
                         break;
                     }
-                    released += buf.len();
+                    released += footprint(buf.len());
                 }
                 None => break,
             }
@@ -181,6 +182,7 @@ mod tests {
         let (server, mut client) = pair();
         let mut out = Outbox::default();
         let mut expected = Vec::new();
+        let mut taken = 0;
         for i in 0..700u32 {
             let head = [i as u8; 16];
             out.head(&head);
@@ -190,6 +192,7 @@ mod tests {
                 let buf = pool.try_alloc(len).unwrap();
                 buf.fill(i as u8 ^ 0x5a);
                 expected.resize(expected.len() + len, i as u8 ^ 0x5a);
+                taken += if len > 0 { footprint(len) } else { 0 };
                 out.payload(buf);
             }
         }
@@ -205,7 +208,7 @@ mod tests {
         }
         assert!(got == expected);
         assert_eq!((out.head_bytes(), pool.in_use()), (0, 0));
-        assert_eq!(released, expected.len() - 700 * 16);
+        assert_eq!(released, taken);
     }
 
     #[test]

@@ -10,7 +10,6 @@
 //! that a payload is written or sent while it is still in the CPU's caches; small ones together, so that
 //! the array sees neighbours and answers share a system call.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -18,7 +17,7 @@ use std::time::Duration;
 
 use nbd_rs::Request;
 use nix::sys::eventfd::EventFd;
-use uraid_blockio::{Member, MemberIo, MemberSet};
+use uraid_blockio::{BufPool, Member, MemberIo, MemberSet};
 use uraid_core::{MemberId, NewMember, Notice, RequestKind, Tick};
 
 use crate::clients::{ClientKey, Clients};
@@ -27,6 +26,7 @@ use crate::config::Tuning;
 use crate::conn::{Connection, ConnectionError, Received, Work};
 use crate::runner::{Fatal, Finished, NewRequest, Progress, Runner};
 use crate::shard::{AddError, Command, FailError, MemberName, NewConnection, ShardExit};
+use crate::share::{Grants, Line};
 use crate::socket;
 use crate::status::{ClientCounters, MemberInfo, NoticeLog, ShardStatus, SpeedMeter, member_of};
 
@@ -40,23 +40,36 @@ const LARGE: u64 = 256 << 10;
 const LOOK_AFTER: u64 = 200_000;
 /// Nanoseconds between two rounds of what needs to be done now and then.
 const SAMPLE_EVERY: u64 = 500_000_000;
+/// Nanoseconds between two looks at who waits for memory, and for whom.
+const WAITERS_EVERY: u64 = 100_000_000;
+/// Nanoseconds without a byte that a client is given when another one cannot go on without what it holds,
+/// or when the array has stopped and it is the last one.
+const GRACE: u64 = 2_000_000_000;
 /// The time given to a stop that nobody set a deadline for.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Whose request it is.
 type Tag = (ClientKey, Request);
 
+/// Where commands come in.
+pub(crate) struct Inbox {
+    pub(crate) commands: Receiver<Command>,
+    /// Rung after each of them.
+    pub(crate) bell: Arc<EventFd>,
+}
+
 pub(crate) struct Service {
     name: String,
     runner: Runner<MemberSet, MonotonicClock, Tag>,
+    /// Memory for those who hold nothing; see [`crate::share`].
+    reserve: BufPool,
     slots: u32,
     tuning: Tuning,
     paths: Vec<PathBuf>,
-    inbox: Receiver<Command>,
-    bell: Arc<EventFd>,
+    inbox: Inbox,
     clients: Clients,
-    /// Clients that wait for pool memory, in order.
-    hungry: VecDeque<ClientKey>,
+    /// Clients that hold no memory and wait for some.
+    line: Line,
     /// Scratch for what a connection received.
     work: Vec<Work>,
     counters: ClientCounters,
@@ -64,6 +77,7 @@ pub(crate) struct Service {
     speed: SpeedMeter,
     last_look: Tick,
     last_sample: Tick,
+    last_wait_check: Tick,
     /// Until when to look again instead of sleeping.
     spin_until: Tick,
     stopping: Option<Tick>,
@@ -73,28 +87,29 @@ impl Service {
     pub(crate) fn new(
         name: String,
         runner: Runner<MemberSet, MonotonicClock, Tag>,
+        reserve: BufPool,
         slots: u32,
         tuning: Tuning,
         paths: Vec<PathBuf>,
-        inbox: Receiver<Command>,
-        bell: Arc<EventFd>,
+        inbox: Inbox,
     ) -> Self {
         Self {
             name,
             runner,
+            reserve,
             slots,
             tuning,
             paths,
             inbox,
-            bell,
             clients: Clients::default(),
-            hungry: VecDeque::new(),
+            line: Line::default(),
             work: Vec::new(),
             counters: ClientCounters::default(),
             notices: NoticeLog::default(),
             speed: SpeedMeter::default(),
             last_look: Tick::default(),
             last_sample: Tick::default(),
+            last_wait_check: Tick::default(),
             spin_until: Tick::default(),
             stopping: None,
         }
@@ -154,14 +169,23 @@ impl Service {
 
     /// What needs to be done now and then.
     fn look_after(&mut self, now: Tick) {
-        if now.0.saturating_sub(self.last_sample.0) < SAMPLE_EVERY {
-            return;
+        if now.0.saturating_sub(self.last_sample.0) >= SAMPLE_EVERY {
+            self.last_sample = now;
+            self.speed.sample(now, self.runner.array().status().sync);
         }
-        self.last_sample = now;
-        self.speed.sample(now, self.runner.array().status().sync);
-        if !self.hungry.is_empty() {
-            self.drop_stalled(now);
+        if now.0.saturating_sub(self.last_wait_check.0) >= WAITERS_EVERY {
+            self.last_wait_check = now;
+            if self.memory_is_short() {
+                self.drop_stalled(now);
+                // The pool may be open again for those who are not the first in line.
+                self.clients.wake_blocked();
+            }
         }
+    }
+
+    /// Whether a client was refused memory.
+    fn memory_is_short(&self) -> bool {
+        !self.line.is_empty() || self.clients.find(Connection::lacks_memory).is_some()
     }
 
     /// Whether it is over: the array has stopped and every answer was taken, or time is up.
@@ -169,10 +193,15 @@ impl Service {
         let deadline = self.stopping?;
         let late = now >= deadline;
         match self.runner.stopped() {
-            Some(clean) if late || self.clients.all_quiet() => Some(ShardExit::Stopped { clean }),
+            Some(clean) if late || self.all_told(now) => Some(ShardExit::Stopped { clean }),
             None if late => Some(ShardExit::TimedOut),
             _ => None,
         }
+    }
+
+    /// Whether every client was told everything, but for those that do not listen.
+    fn all_told(&self, now: Tick) -> bool {
+        self.clients.all(|connection| connection.is_quiet() || connection.is_deaf(now, GRACE))
     }
 
     fn receive_all(&mut self, now: Tick) -> Result<Input, Fatal> {
@@ -186,21 +215,22 @@ impl Service {
 
     fn receive_from(&mut self, key: ClientKey, now: Tick, input: &mut Input) -> Result<(), Fatal> {
         for _ in 0..RECEIVES {
-            let may_allocate = self.hungry.front().is_none_or(|first| *first == key);
-            let mut work = std::mem::take(&mut self.work);
+            let turn = self.line.turn(key, now);
+            let grants = Grants { pool: self.runner.pool(), reserve: &self.reserve, turn };
             let Some(client) = self.clients.get_mut(key) else { return Ok(()) };
-            let received = client.connection.receive(now, self.runner.pool(), may_allocate, &mut work);
+            let mut work = std::mem::take(&mut self.work);
+            let received = client.connection.receive(now, grants, &mut work);
             let any = !work.is_empty() || matches!(received, Ok(Received::More));
             client.received(&received);
-            let (hungry, ending) = (client.connection.waits_for_memory(), client.connection.is_ending());
-            self.line_up(key, hungry);
+            let (starves, ending) = (client.connection.starves(), client.connection.is_ending());
+            self.line_up(key, starves, now);
             if ending {
                 // Half a payload was thrown away, perhaps, which makes room.
                 self.clients.wake_blocked();
             }
             input.any |= any;
             if let Err(err) = &received {
-                self.give_up(key, err);
+                self.give_up(key, err, now);
             }
             let fed = self.feed(key, &mut work, now);
             self.work = work;
@@ -214,17 +244,10 @@ impl Service {
         Ok(())
     }
 
-    /// Keeps the line for pool memory: who waits is in it, once, and who does not is not.
-    fn line_up(&mut self, key: ClientKey, hungry: bool) {
-        let at = self.hungry.iter().position(|other| *other == key);
-        match (at, hungry) {
-            (None, true) => self.hungry.push_back(key),
-            (Some(at), false) => {
-                self.hungry.remove(at);
-                // The next one in line may have waited for its turn only.
-                self.clients.wake_blocked();
-            }
-            _ => {}
+    fn line_up(&mut self, key: ClientKey, starves: bool, now: Tick) {
+        if self.line.set(key, starves, now) {
+            // The next one in line may have waited for its turn only.
+            self.clients.wake_blocked();
         }
     }
 
@@ -267,7 +290,7 @@ impl Service {
             client.writable = false;
             match client.connection.send(now) {
                 Ok(sent) => any |= sent > 0,
-                Err(err) => self.give_up(key, &err),
+                Err(err) => self.give_up(key, &err, now),
             }
         }
         if any {
@@ -296,12 +319,12 @@ impl Service {
         }
     }
 
-    fn give_up(&mut self, key: ClientKey, err: &ConnectionError) {
+    fn give_up(&mut self, key: ClientKey, err: &ConnectionError, now: Tick) {
         if let Some(client) = self.clients.remove(key) {
             self.counters.broken_connections += 1;
             tracing::info!(volume = self.name, peer = client.peer, "disconnected: {err}");
         }
-        self.line_up(key, false);
+        self.line_up(key, false, now);
         self.clients.wake_blocked();
     }
 
@@ -319,7 +342,7 @@ impl Service {
 
     fn take_commands(&mut self, now: Tick) {
         loop {
-            match self.inbox.try_recv() {
+            match self.inbox.commands.try_recv() {
                 Ok(command) => self.obey(command, now),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => return self.stop(now, STOP_DEADLINE),
@@ -424,8 +447,8 @@ impl Service {
             ring_refused: self.runner.members().ring_refused().map(str::to_owned),
             connections: self.clients.len(),
             requests_in_flight: self.runner.in_flight(),
-            pool_in_use: self.runner.pool().in_use(),
-            pool_bytes: self.runner.pool().capacity(),
+            pool_in_use: self.runner.pool().in_use() + self.reserve.in_use(),
+            pool_bytes: self.runner.pool().capacity() + self.reserve.capacity(),
             cache_slots: self.slots,
             uptime: Duration::from_nanos(now.0),
             stopping: self.stopping.is_some(),
@@ -435,24 +458,28 @@ impl Service {
 
     /// Sleeps until something can be done.
     fn sleep(&mut self, now: Tick) {
-        let mut wake = [self.runner.wake_at(), self.stopping].into_iter().flatten().min();
-        if !self.hungry.is_empty() {
-            wake = Some(wake.unwrap_or(Tick(u64::MAX)).min(now.plus_ms(1000)));
-        }
+        let waits = self.memory_is_short() || self.runner.stopped().is_some();
+        let check = waits.then(|| Tick(now.0.saturating_add(WAITERS_EVERY)));
+        let wake = [self.runner.wake_at(), self.stopping, check].into_iter().flatten().min();
         let now = self.runner.now();
         let timeout = wake.map(|at| Duration::from_nanos(at.0.saturating_sub(now.0)));
         self.look(now, timeout);
     }
 
-    /// Clients that keep memory from others without moving are disconnected.
+    /// Clients that keep memory from others without moving are disconnected: soon if another one cannot go
+    /// on at all, late if it only goes slower. One that is stalled itself counts as nobody to wait.
     fn drop_stalled(&mut self, now: Tick) {
         let stall = u64::try_from(self.tuning.stall.as_nanos()).unwrap_or(u64::MAX);
-        while let Some(key) = self.clients.find(|client| {
-            let since = client.connection.holds_memory_since();
-            since.is_some_and(|since| now.0.saturating_sub(since.0) > stall)
-        }) {
+        let grace = GRACE.min(stall);
+        let lively = |one: &Connection| one.lacks_memory() && !one.is_stalled(now, grace, stall);
+        let silence = match self.clients.find(lively) {
+            Some(_) if !self.line.is_empty() => grace,
+            Some(_) => stall,
+            None => return,
+        };
+        while let Some(key) = self.clients.find(|one| one.is_stalled(now, silence, stall)) {
             let why = std::io::Error::new(std::io::ErrorKind::TimedOut, "it held memory and did not move");
-            self.give_up(key, &ConnectionError::Socket(why));
+            self.give_up(key, &ConnectionError::Socket(why), now);
         }
     }
 
@@ -461,10 +488,10 @@ impl Service {
         self.last_look = now;
         let members = self.runner.members();
         let member_fd = if members.in_flight() > 0 { members.wait_fd() } else { None };
-        match self.clients.poll(&self.bell, member_fd, timeout) {
+        match self.clients.poll(&self.inbox.bell, member_fd, timeout) {
             Ok(true) => {
                 // Rung or not, the inbox is looked at in every turn; this only silences the bell.
-                let _ = self.bell.read();
+                let _ = self.inbox.bell.read();
             }
             Ok(false) => {}
             Err(err) => tracing::debug!(volume = self.name, "poll: {err}"),

@@ -7,20 +7,21 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use nbd_rs::Session;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use thiserror::Error;
-use uraid_blockio::{AttachError, Member, MemberSet};
+use uraid_blockio::{Arena, ArenaOptions, AttachError, BufPool, Member, MemberSet};
 use uraid_core::{AddRefused, Array, ArrayConfig, FailRefused, Geometry, MemberId, Role};
 
 use crate::clock::MonotonicClock;
 use crate::config::{POOL_BYTES_MIN, ShardConfig, SpawnError};
 use crate::memory::{Memory, MemoryConfig};
 use crate::runner::Runner;
-use crate::service::Service;
+use crate::service::{Inbox, Service};
+use crate::share::reserve_bytes;
 use crate::status::ShardStatus;
 
 /// A client's socket after the handshake.
@@ -174,15 +175,18 @@ impl Shard {
             prefault: true,
         };
         let memory = Memory::new(&geometry, memory_config)?;
-        register(&mut set, &memory, &name);
+        let options = ArenaOptions { lock: tuning.lock_memory, prefault: true };
+        let reserve = BufPool::new(reserve_bytes(tuning.connections, tuning.pool_bytes), options)?;
+        register(&mut set, [memory.slot_arena(), memory.pool().arena(), reserve.arena()], &name);
         let runner = Runner::new(array, set, engine, memory, clock).with_self_check(tuning.self_check);
 
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let listen = EventFd::from_flags(flags).map_err(|err| SpawnError::Thread(err.into()))?;
         let bell = Arc::new(listen);
-        let (commands, inbox): (_, Receiver<Command>) = channel();
+        let (commands, receiver) = channel();
+        let inbox = Inbox { commands: receiver, bell: Arc::clone(&bell) };
         let thread_name: String = format!("uraid {name}").chars().take(15).collect();
-        let service = Service::new(name, runner, slots, tuning, paths, inbox, Arc::clone(&bell));
+        let service = Service::new(name, runner, reserve, slots, tuning, paths, inbox);
         std::thread::Builder::new()
             .name(thread_name)
             .spawn(move || {
@@ -205,8 +209,8 @@ fn slots_of(superblock: &md_format::Superblock, cache_bytes: usize) -> u32 {
 
 /// Registered memory is cheaper for a ring; without a ring, or when the kernel refuses to pin that much,
 /// everything works all the same.
-fn register(set: &mut MemberSet, memory: &Memory, volume: &str) {
-    for arena in [memory.slot_arena(), memory.pool().arena()] {
+fn register(set: &mut MemberSet, arenas: [&Arc<Arena>; 3], volume: &str) {
+    for arena in arenas {
         if let Err(err) = set.register(arena) {
             tracing::debug!(volume, "memory is not registered with io_uring: {err}");
         }

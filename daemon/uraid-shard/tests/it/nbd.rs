@@ -289,8 +289,8 @@ fn a_client_that_reads_nothing_is_bounded_and_harms_no_other() {
 fn memory_is_shared_in_turn_and_not_kept_by_sleepers() {
     let stall = Duration::from_millis(300);
     let volume = Volume::new(DATA, Tuning { stall, ..tuning() });
-    // Together they announce all that the pool has, and send nothing more.
-    let mut sleepers: Vec<_> = (0..8).map(|_| volume.client(true)).collect();
+    // Together they announce all that they are let have, and send nothing more.
+    let mut sleepers: Vec<_> = (0..7).map(|_| volume.client(true)).collect();
     for (i, sleeper) in sleepers.iter_mut().enumerate() {
         let request = sleeper.request(Command::Write, 0, 8 << 20);
         sleeper.send(&request, &[1; 100]);
@@ -309,6 +309,96 @@ fn memory_is_shared_in_turn_and_not_kept_by_sleepers() {
     model.fill(4);
     clients[0].write(0, &model).unwrap();
     check_all(&mut clients[1], &model);
+}
+
+/// Asks for `requests` reads of 1 MiB and takes nothing, ever.
+fn gorge(client: &mut Client, requests: u64) {
+    for i in 0..requests {
+        let request = client.request(Command::Read, (i % 8) << 20, 1 << 20);
+        client.send(&request, &[]);
+    }
+}
+
+/// Eight clients that take nothing hold all that they can get; those who come later do not notice, however
+/// long they wait, for the silent ones may stay: nobody waits for what they hold.
+#[test]
+fn silent_clients_leave_a_share_to_those_who_come_later() {
+    let stall = Duration::from_secs(3600);
+    let volume = Volume::new(DATA, Tuning { stall, ..tuning() });
+    let mut silent: Vec<_> = (0..8).map(|_| volume.client(true)).collect();
+    silent.iter_mut().for_each(|client| gorge(client, 64));
+    // Requests are taken in order, so these are behind what the silent ones were let have.
+    let mut model = vec![0; volume.export.size() as usize];
+    let mut clients = [volume.client(true), volume.client(false)];
+    for (i, client) in clients.iter_mut().enumerate() {
+        client.write(0, &[i as u8; 4096]).unwrap();
+        assert_eq!(client.read(0, 4096), Ok(vec![i as u8; 4096]));
+        client.write(0, &[i as u8; 1 << 20]).unwrap();
+        model[..1 << 20].fill(i as u8);
+        churn(client, &mut model, &mut Rng(0x6e62_6406), 32, 100);
+        check_all(client, &model);
+    }
+    let status = volume.status();
+    assert_eq!((status.connections, status.clients.broken_connections), (10, 0));
+    assert!(status.pool_in_use < 64 << 20, "{}", status.pool_in_use);
+}
+
+/// Half-sent writes of 32 MiB take the pool as a whole. A small request does not care; one that cannot go
+/// on without what they hold waits no longer than two seconds, whatever `stall` says.
+#[test]
+fn those_who_keep_everything_lose_their_connection_and_only_they() {
+    let stall = Duration::from_secs(3600);
+    let volume = Volume::new(16 << 20, Tuning { stall, ..tuning() });
+    let mut quiet = volume.client(true);
+    quiet.write(0, &[1; 4096]).unwrap();
+    let mut silent: Vec<_> = (0..4).map(|_| volume.client(true)).collect();
+    for client in &mut silent {
+        let request = client.request(Command::Write, 0, 32 << 20);
+        client.send(&request, &[9; 1000]);
+    }
+    volume.wait_for("taken", |status| status.pool_in_use >= 32 << 20);
+    let mut other = volume.client(true);
+    for _ in 0..100 {
+        assert_eq!(other.read(0, 4096), Ok(vec![1; 4096]));
+    }
+    assert_eq!(volume.status().connections, 6);
+    let long = other.read(0, 24 << 20).unwrap();
+    assert!(long[..4096] == [1; 4096] && long[4096..].iter().all(|byte| *byte == 0));
+    assert_eq!(quiet.read(0, 4096), Ok(vec![1; 4096]));
+    assert!(silent.iter_mut().any(Client::is_closed));
+}
+
+/// Whoever takes his answers slower than one request in `stall` is no better than one who takes none.
+#[test]
+fn a_trickle_is_no_progress_when_others_wait() {
+    let stall = Duration::from_millis(500);
+    let volume = Volume::new(16 << 20, Tuning { stall, ..tuning() });
+    let mut trickle = volume.client(true);
+    let request = trickle.request(Command::Write, 0, 32 << 20);
+    trickle.send(&request, &[9; 1000]);
+    volume.wait_for("taken", |status| status.pool_in_use == 32 << 20);
+    let mut other = volume.client(true);
+    let asked = other.request(Command::Read, 0, 24 << 20);
+    other.send(&asked, &[]);
+    let start = std::time::Instant::now();
+    while !other.has_input() {
+        let _ = std::io::Write::write(&mut trickle.stream, &[9]);
+        assert!(start.elapsed() < Duration::from_secs(60), "the trickle keeps its memory");
+        std::thread::yield_now();
+    }
+    assert_eq!(other.answer(&[asked]).1.unwrap().len(), 24 << 20);
+}
+
+/// The array has stopped; that somebody does not listen is no reason to wait for the deadline.
+#[test]
+fn a_silent_client_does_not_hold_up_a_stop() {
+    let volume = Volume::new(DATA, tuning());
+    let mut silent = volume.client(true);
+    gorge(&mut silent, 32);
+    volume.wait_for("gorged", |status| status.pool_in_use > 8 << 20 && status.requests_in_flight == 0);
+    let start = std::time::Instant::now();
+    assert_eq!(volume.stop().1, ShardExit::Stopped { clean: true });
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 #[test]

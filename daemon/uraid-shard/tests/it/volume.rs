@@ -250,6 +250,14 @@ impl Client {
         got
     }
 
+    /// Whether something was received, without waiting.
+    pub(crate) fn has_input(&mut self) -> bool {
+        use nix::sys::socket::{MsgFlags, recv};
+        use std::os::fd::AsRawFd;
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        !self.input.is_empty() || recv(self.stream.as_raw_fd(), &mut [0], flags).is_ok()
+    }
+
     /// The next complete answer, or `None` if the server has closed.
     pub(crate) fn answer_or_end(&mut self, asked: &[Request]) -> Option<Answered> {
         if self.input.is_empty() && self.receive() == 0 {
