@@ -21,7 +21,7 @@ def fio_verify(t, uri, mode, span):
     t.run("fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", f"--rw={mode}", f"--bssplit={split}",
           "--bs_unaligned=0", "--blockalign=512", "--iodepth=16", "--numjobs=4", f"--size={span >> 20}m",
           f"--offset_increment={span >> 20}m", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1",
-          "--randseed=4711", "--fsync=64", f"--filesize={span >> 18}m", "--thread", "--group_reporting", "--minimal")
+          "--randseed=4711", "--verify_state_save=0", "--fsync=64", f"--filesize={span >> 18}m", "--thread", "--group_reporting", "--minimal")
 
 
 def nbdcopy_round_trip(t, uri, length):
