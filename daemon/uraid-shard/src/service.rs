@@ -141,7 +141,7 @@ impl Service {
             }
         }
         let delivered = self.deliver(now);
-        self.take_notices();
+        self.take_notices(now);
         self.clients.close_ended();
         self.look_after(now);
         if let Some(exit) = self.exit(now) {
@@ -328,14 +328,21 @@ impl Service {
         self.clients.wake_blocked();
     }
 
-    fn take_notices(&mut self) {
+    fn take_notices(&mut self, now: Tick) {
         for notice in self.runner.take_notices() {
             let member = member_of(&notice);
             let path = member.and_then(|id| self.paths.get(usize::from(id.0)));
             self.notices.add(&self.name, notice.clone(), path.map(PathBuf::as_path));
-            if let Notice::MemberFailed { member, .. } = notice {
+            match notice {
                 // It is used no more; letting it go lets its device be looked at, and added again.
-                self.runner.members_mut().detach(usize::from(member.0));
+                Notice::MemberFailed { member, .. } => {
+                    self.runner.members_mut().detach(usize::from(member.0));
+                }
+                Notice::SyncStarted { .. } => {
+                    let sync = self.runner.array().status().sync;
+                    self.speed.restart(now, sync);
+                }
+                _ => {}
             }
         }
     }
@@ -438,7 +445,7 @@ impl Service {
         ShardStatus {
             name: self.name.clone(),
             members: members.collect(),
-            sync: array.sync.map(|sync| self.speed.info(sync, geometry.strip_bytes())),
+            sync: array.sync.map(|sync| self.speed.info(now, sync, geometry.strip_bytes())),
             array,
             geometry,
             clients: self.counters,

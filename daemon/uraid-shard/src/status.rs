@@ -81,7 +81,8 @@ pub struct SyncInfo {
     pub total_stripes: u64,
     /// Stripes whose parity did not match.
     pub mismatches: u64,
-    /// Bytes of each member a second, as a moving average; `None` until it was measured.
+    /// Bytes of each member a second: a moving average, or what was done since the pass began until there
+    /// is one. `None` as long as nothing was done.
     pub member_bytes_per_second: Option<u64>,
     /// Time left at that speed.
     pub left: Option<Duration>,
@@ -213,6 +214,8 @@ fn name_of(kind: SyncKind) -> &'static str {
 /// Measures the speed of a background pass.
 #[derive(Debug, Default)]
 pub(crate) struct SpeedMeter {
+    /// Where the pass was when it was seen first.
+    first: Option<Sample>,
     last: Option<Sample>,
     stripes_per_second: Option<f64>,
 }
@@ -225,6 +228,12 @@ struct Sample {
 }
 
 impl SpeedMeter {
+    /// A pass begins, and what was measured is of another one.
+    pub(crate) fn restart(&mut self, now: Tick, sync: Option<uraid_core::SyncReport>) {
+        *self = Self::default();
+        self.sample(now, sync);
+    }
+
     /// Takes note of where the pass is.
     pub(crate) fn sample(&mut self, now: Tick, sync: Option<uraid_core::SyncReport>) {
         let Some(sync) = sync else {
@@ -242,14 +251,21 @@ impl SpeedMeter {
                 let average = self.stripes_per_second.map_or(rate, |old| old + WEIGHT * (rate - old));
                 self.stripes_per_second = Some(average);
             }
-            _ => self.stripes_per_second = None,
+            _ => *self = Self { first: Some(sample), ..Self::default() },
         }
         self.last = Some(sample);
     }
 
+    /// Stripes a second since the pass was seen first, if it has done any.
+    fn so_far(&self, now: Tick, sync: &uraid_core::SyncReport) -> Option<f64> {
+        let first = self.first.filter(|first| first.kind == sync.kind)?;
+        let (elapsed, done) = (now.0.checked_sub(first.at.0)?, sync.done_stripes.checked_sub(first.done)?);
+        (elapsed > 0 && done > 0).then(|| done as f64 * 1e9 / elapsed as f64)
+    }
+
     /// What to say about the pass.
-    pub(crate) fn info(&self, sync: uraid_core::SyncReport, strip_bytes: u32) -> SyncInfo {
-        let rate = self.stripes_per_second;
+    pub(crate) fn info(&self, now: Tick, sync: uraid_core::SyncReport, strip_bytes: u32) -> SyncInfo {
+        let rate = self.stripes_per_second.or_else(|| self.so_far(now, &sync));
         let left = sync.total_stripes.saturating_sub(sync.done_stripes) as f64;
         SyncInfo {
             kind: sync.kind,
@@ -265,27 +281,74 @@ impl SpeedMeter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{Clock, ManualClock};
 
-    #[test]
-    fn speed_and_time_left_follow_the_clock() {
-        let report = |done| uraid_core::SyncReport {
+    fn report(done: u64) -> uraid_core::SyncReport {
+        uraid_core::SyncReport {
             kind: SyncKind::Rebuild,
             done_stripes: done,
             total_stripes: 1000,
             mismatches: 0,
-        };
-        let mut meter = SpeedMeter::default();
-        meter.sample(Tick(0), Some(report(0)));
-        assert_eq!(meter.info(report(0), 65536).member_bytes_per_second, None);
-        meter.sample(Tick(1_000_000_000), Some(report(100)));
-        let info = meter.info(report(100), 65536);
-        assert_eq!(info.member_bytes_per_second, Some(100 * 65536));
-        assert_eq!(info.left, Some(Duration::from_secs(9)));
-        meter.sample(Tick(1_000_000_001), Some(report(900)));
-        assert_eq!(meter.info(report(100), 65536), info);
-        meter.sample(Tick(2_000_000_000), None);
-        meter.sample(Tick(3_000_000_000), Some(report(0)));
-        assert_eq!(meter.info(report(0), 65536).left, None);
+        }
+    }
+
+    /// A meter and the clock that it is used by.
+    struct Bench {
+        clock: ManualClock,
+        meter: SpeedMeter,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { clock: ManualClock::default(), meter: SpeedMeter::default() }
+        }
+
+        fn after_ms(&mut self, ms: u64) -> &mut Self {
+            self.clock.advance(ms * 1_000_000);
+            self
+        }
+
+        fn sample(&mut self, done: u64) -> &mut Self {
+            self.meter.sample(self.clock.now(), Some(report(done)));
+            self
+        }
+
+        /// Stripes a second, and seconds left.
+        fn says(&self, done: u64) -> Option<(u64, u64)> {
+            let info = self.meter.info(self.clock.now(), report(done), 65536);
+            let rate = info.member_bytes_per_second?;
+            assert_eq!(rate % 65536, 0);
+            Some((rate / 65536, info.left.unwrap().as_secs()))
+        }
+    }
+
+    #[test]
+    fn speed_and_time_left_follow_the_clock() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.sample(0).says(0), None);
+        assert_eq!(bench.after_ms(1000).sample(100).says(100), Some((100, 9)));
+        // Too soon for a measurement.
+        assert_eq!(bench.after_ms(1).sample(900).says(100), Some((100, 9)));
+        // The average moves by 0.3 of the difference.
+        assert_eq!(bench.after_ms(999).sample(400).says(400), Some((160, 3)));
+        bench.meter.sample(bench.clock.now(), None);
+        assert_eq!(bench.after_ms(1000).sample(0).says(0), None);
+    }
+
+    #[test]
+    fn a_pass_too_short_for_an_average_has_a_speed_too() {
+        let mut bench = Bench::new();
+        bench.after_ms(7);
+        bench.meter.restart(bench.clock.now(), Some(report(200)));
+        assert_eq!(bench.says(200), None);
+        assert_eq!(bench.after_ms(100).says(200), None);
+        // 510 stripes in 300 ms; what was done before the pass began does not count.
+        assert_eq!(bench.after_ms(200).says(710), Some((1700, 0)));
+        assert_eq!(bench.after_ms(1700).says(370), Some((85, 7)));
+        // Another pass of the same kind begins with nothing, wherever the last one was.
+        bench.meter.restart(bench.clock.now(), Some(report(400)));
+        assert_eq!(bench.says(400), None);
+        assert_eq!(bench.after_ms(500).says(450), Some((100, 5)));
     }
 
     #[test]
