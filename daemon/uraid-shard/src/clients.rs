@@ -36,12 +36,19 @@ pub(crate) struct Client {
     /// Until then it is looked at in every turn.
     hot_until: Tick,
     /// Something was added to its answers.
-    pub(crate) dirty: bool,
+    dirty: bool,
     /// Its socket takes answers again.
-    pub(crate) writable: bool,
+    writable: bool,
 }
 
 impl Client {
+    /// Something was added to its answers. More requests are likely to come soon, so it is looked at in
+    /// every turn until then.
+    pub(crate) fn was_answered(&mut self, hot_until: Tick) {
+        self.dirty = true;
+        self.hot_until = hot_until;
+    }
+
     /// Takes note of an attempt to receive.
     pub(crate) fn received(&mut self, result: &Result<Received, ConnectionError>) {
         self.ready = matches!(result, Ok(Received::More));
@@ -49,9 +56,16 @@ impl Client {
         self.dirty |= self.connection.has_output();
     }
 
-    /// It is looked at in every turn until then: more is likely to come soon.
-    pub(crate) fn keep_hot(&mut self, until: Tick) {
-        self.hot_until = until;
+    /// Sends what there is to send; says how many bytes went.
+    pub(crate) fn send(&mut self, now: Tick) -> Result<usize, ConnectionError> {
+        self.dirty = false;
+        self.writable = false;
+        let blocked = self.connection.is_blocked();
+        let sent = self.connection.send(now);
+        // What it did not read for want of room for answers is in its own buffer, perhaps, so that no
+        // socket would say that there is more.
+        self.ready |= blocked;
+        sent
     }
 
     fn is_active(&self, now: Tick) -> bool {

@@ -55,6 +55,9 @@ pub enum ConnectionError {
     /// The socket failed, most likely because the client is gone.
     #[error("the connection broke: {0}")]
     Socket(#[from] io::Error),
+    /// The client kept others waiting.
+    #[error("the client held memory that others waited for, and did not move")]
+    Stalled,
     /// The client does not speak the protocol.
     #[error("the client misbehaved: {0}")]
     Client(#[from] ClientMisbehaved),

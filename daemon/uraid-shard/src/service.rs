@@ -34,6 +34,8 @@ use crate::status::{ClientCounters, MemberInfo, NoticeLog, ShardStatus, SpeedMet
 const ACTIONS: u32 = 64;
 /// Receives from one connection in one turn.
 const RECEIVES: u32 = 16;
+/// Bytes of requests from one connection after which it is the next one's turn. About a millisecond of work.
+const RECEIVE_BYTES: u64 = 4 << 20;
 /// Bytes of payload that are handed over before the array is made to work on them.
 const LARGE: u64 = 256 << 10;
 /// Nanoseconds of work after which sockets that were quiet are looked at.
@@ -214,6 +216,7 @@ impl Service {
     }
 
     fn receive_from(&mut self, key: ClientKey, now: Tick, input: &mut Input) -> Result<(), Fatal> {
+        let mut bytes = 0;
         for _ in 0..RECEIVES {
             let turn = self.line.turn(key, now);
             let grants = Grants { pool: self.runner.pool(), reserve: &self.reserve, turn };
@@ -234,8 +237,9 @@ impl Service {
             }
             let fed = self.feed(key, &mut work, now);
             self.work = work;
-            fed?;
+            bytes += fed?;
             match received {
+                Ok(Received::More) if bytes >= RECEIVE_BYTES => break,
                 Ok(Received::More) => {}
                 Ok(Received::Drained | Received::Blocked) | Err(_) => return Ok(()),
             }
@@ -251,13 +255,15 @@ impl Service {
         }
     }
 
-    /// Hands requests to the array, and makes it work when that is much.
-    fn feed(&mut self, key: ClientKey, work: &mut Vec<Work>, now: Tick) -> Result<(), Fatal> {
-        let mut bytes = 0;
+    /// Hands requests to the array, and makes it work when that is much. Says how many bytes they are.
+    fn feed(&mut self, key: ClientKey, work: &mut Vec<Work>, now: Tick) -> Result<u64, Fatal> {
+        let (mut bytes, mut all) = (0, 0);
         for Work { request, payload } in work.drain(..) {
             let Some(kind) = kind_of(&request) else { continue };
             let (offset, len) = (request.offset, u64::from(request.len));
-            bytes += payload.as_ref().map_or(0, |buf| buf.len() as u64);
+            let payload_bytes = payload.as_ref().map_or(0, |buf| buf.len() as u64);
+            bytes += payload_bytes;
+            all += payload_bytes;
             self.runner.submit(NewRequest { kind, offset, len, payload, tag: (key, request) });
             if bytes >= LARGE {
                 bytes = 0;
@@ -265,7 +271,7 @@ impl Service {
                 self.deliver(now);
             }
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Passes on what the array has done with, and sends it. Says whether there was anything.
@@ -279,16 +285,13 @@ impl Service {
             // A client that is gone left its memory with the array; it is free from here on.
             if let Some(client) = self.clients.get_mut(key) {
                 client.connection.complete(&request, payload, result);
-                client.dirty = true;
-                client.keep_hot(hot_until);
+                client.was_answered(hot_until);
             }
         }
         let mut at = 0;
         while let Some(key) = self.clients.next_sendable(&mut at) {
             let Some(client) = self.clients.get_mut(key) else { continue };
-            client.dirty = false;
-            client.writable = false;
-            match client.connection.send(now) {
+            match client.send(now) {
                 Ok(sent) => any |= sent > 0,
                 Err(err) => self.give_up(key, &err, now),
             }
@@ -485,8 +488,7 @@ impl Service {
             None => return,
         };
         while let Some(key) = self.clients.find(|one| one.is_stalled(now, silence, stall)) {
-            let why = std::io::Error::new(std::io::ErrorKind::TimedOut, "it held memory and did not move");
-            self.give_up(key, &ConnectionError::Socket(why), now);
+            self.give_up(key, &ConnectionError::Stalled, now);
         }
     }
 

@@ -187,6 +187,19 @@ fn what_the_handshake_received_too_much_is_not_lost() {
     assert_eq!(client.read(4096, 8192), Ok(vec![9; 8192]));
 }
 
+/// More answers than may wait at once are wanted by requests that were all received at once, so that
+/// nothing but the sending of answers can make the rest of them go on.
+#[test]
+fn requests_go_on_when_their_answers_are_taken() {
+    let volume = Volume::new(DATA, tuning());
+    let trims: Vec<_> = (0..12_000).map(|i| Request::new(Command::Trim, i, 0, 4096)).collect();
+    let stream: Vec<_> = trims.iter().flat_map(|request| request.header().encode()).collect();
+    let mut client = volume.client_with(false, &stream);
+    for request in &trims {
+        assert_eq!(client.answer(std::slice::from_ref(request)), (request.cookie, Ok(vec![])));
+    }
+}
+
 #[test]
 fn headers_and_payloads_may_arrive_in_any_pieces() {
     let volume = Volume::new(DATA, tuning());
