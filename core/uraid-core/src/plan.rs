@@ -576,24 +576,31 @@ pub(crate) fn plan_rebuild(view: &View<'_>, targets: &Lanes) -> Plan {
 }
 
 /// Plans the resync of a stripe. First everything is read and compared; told by `bad` which parity
-/// differs, it is computed anew from the data and written. Without all data, or with no parity member,
-/// nothing can be compared and the plan fails.
+/// differs, it is computed anew from the data and written. A lost data block is what P says it is, and then
+/// Q is compared alone. With nothing left to compare the plan fails.
 pub(crate) fn plan_resync(view: &View<'_>, bad: Option<Verdict>) -> Plan {
     let (p, q) = (view.geometry.p_lane(), view.geometry.q_lane());
     let present = |lane: u16| !view.lane(lane).gone;
     let mut plan = Plan::default();
-    if !(0..p).all(present) || !(present(p) || q.is_some_and(present)) {
+    let lost_data = (0..p).filter(|&l| !present(l)).count();
+    let checkable = match lost_data {
+        0 => present(p) || q.is_some_and(present),
+        1 => present(p) && q.is_some_and(present),
+        _ => false,
+    };
+    if !checkable {
         plan.failed = view.all();
         return plan;
     }
-    let need: Lanes = (0..view.lanes.len() as u16).filter(|&l| present(l)).collect();
+    let need: Lanes = (0..view.lanes.len() as u16).filter(|&l| l < p || present(l)).collect();
     let runs = gather(view, &need, &mut plan);
     if !plan.loads.is_empty() || !plan.failed.is_empty() {
         return plan;
     }
     recover_all(view, &runs, &mut plan);
     let run = view.whole();
-    let here = |lane: u16| present(lane).then(|| view.slot_run(lane, run));
+    let compared = |lane: u16| present(lane) && (lost_data == 0 || lane != p);
+    let here = |lane: u16| compared(lane).then(|| view.slot_run(lane, run));
     let data = view.by_exponent(|l| view.slot_run(l, run));
     let Some(verdict) = bad else {
         plan.steps.push(Step::CheckParity { data, p: here(p), q: q.and_then(here) });

@@ -397,13 +397,21 @@ fn a_resync_checks_and_then_writes_only_the_parity_that_differs() {
 }
 
 #[test]
-fn a_resync_without_all_data_fails() {
-    for stripe in [Stripe::new(Raid6, 5).gone(0), Stripe::new(Raid5, 4).gone(3)] {
+fn a_resync_without_parity_to_spare_fails() {
+    for stripe in
+        [Stripe::new(Raid6, 5).gone(0).gone(3), Stripe::new(Raid5, 4).gone(0), Stripe::new(Raid5, 4).gone(3)]
+    {
         let failed = Blocks(15);
         assert_eq!(plan_resync(&stripe.view(), None), Plan { failed, ..Plan::default() });
     }
     let plan = plan_resync(&Stripe::new(Raid6, 5).gone(3).view(), None);
     assert_eq!(plan.loads.len(), 4, "Q can be checked without P");
+    let mut stripe = Stripe::new(Raid6, 5).gone(0);
+    let plan = plan_resync(&stripe.view(), None);
+    assert_eq!(plan.loads.len(), 4, "lost data are what P says");
+    stripe.load(&plan);
+    let plan = plan_resync(&stripe.view(), None);
+    assert!(matches!(&plan.steps[..], [Step::Recover { .. }, Step::CheckParity { p: None, q: Some(_), .. }]));
 }
 
 #[test]

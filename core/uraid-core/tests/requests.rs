@@ -473,6 +473,11 @@ fn a_rebuild_starts_after_the_superblocks_name_its_member() {
     d.rest();
     let new = d.blank();
     d.tell(Event::AddMember(new));
+    assert_eq!(d.with(Op::is_meta), set([0, 2, 3, 4]));
+    for _ in 0..4 {
+        let op = d.answer(Op::is_meta, None);
+        assert_eq!(superblock(&op).role_of(4), DevRole::Spare);
+    }
     // Its own superblock comes first: it must not be taken for whole while the others name it.
     assert_eq!(d.with(Op::is_meta), set([4]));
     assert_eq!(superblock(&d.pending[0]).recovery_offset(), Some(0));

@@ -266,13 +266,22 @@ impl Cache {
             || slot.lanes.iter().any(|l| !l.bad.is_empty());
         let (queued, stripe) = (!slot.queue.is_empty(), slot.stripe);
         self.idle.insert(age, id);
-        if queued {
+        let others_wait = !self.waiting.is_empty();
+        if queued && !others_wait {
             self.make_ready(id);
-        } else if !keep {
+        } else if queued || !keep {
             self.idle.remove(&age);
             self.by_stripe.remove(&stripe);
-            self.slot_mut(id).standing = Standing::Free;
+            let slot = self.slot_mut(id);
+            slot.standing = Standing::Free;
+            let rest = std::mem::take(&mut slot.queue);
             self.free.push(id);
+            if queued {
+                // A stripe that is asked for all the time must not keep its slot while others have none:
+                // it lines up behind them with the work that it has left.
+                self.waiting.push_back(stripe);
+                self.waiting_work.insert(stripe, rest);
+            }
         }
         self.feed_waiting();
     }

@@ -120,7 +120,7 @@ impl Array {
             self.flushes.current.iter().chain(&self.flushes.next).copied().collect();
         let parked: BTreeSet<ReqId> = self.flushes.parked.iter().map(|p| p.1).collect();
         for (id, request) in &self.requests {
-            let waiting = flushes.contains(id) || parked.contains(id) || self.throttled.contains(id);
+            let waiting = flushes.contains(id) || parked.contains(id) || request.throttled;
             if request.parts == 0 && !waiting {
                 return Err(format!("{id:?} waits for nothing"));
             }

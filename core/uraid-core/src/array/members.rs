@@ -114,6 +114,11 @@ impl Array {
         }
     }
 
+    /// Whether parity is left beyond what the missing members need.
+    pub(super) fn parity_to_spare(&self) -> bool {
+        self.roles_not_in_sync() < usize::from(self.geometry.parity())
+    }
+
     fn roles_not_in_sync(&self) -> usize {
         let in_sync = |id: &MemberId| self.members.get(id).is_some_and(|m| m.state == State::InSync);
         self.roles.iter().filter(|id| !id.as_ref().is_some_and(in_sync)).count()
@@ -159,7 +164,6 @@ impl Array {
         }
         self.want_update(false);
         self.meta.failure();
-        self.use_spares();
     }
 
     /// Whether a device can be added.
@@ -209,13 +213,23 @@ impl Array {
         };
         self.members.insert(new.member, member);
         self.want_update(false);
-        self.use_spares();
+    }
+
+    /// Whether a role is free and a spare could take it.
+    pub(super) fn spare_wanted(&self) -> bool {
+        let may = self.degraded && !(self.broken || self.config.read_only || self.stopping);
+        may && self.roles.contains(&None) && self.members.values().any(|m| m.state == State::Spare)
     }
 
     /// Gives free roles to spares. The superblocks say so, with a recovery offset of 0, before the rebuild
-    /// writes the first block.
+    /// writes the first block. It waits for the pass and the update under way: the same update must not
+    /// call one member whole and another a target, since a crash could leave either half of it alone.
     pub(super) fn use_spares(&mut self) {
-        if self.broken || self.config.read_only || self.stopping {
+        if !self.spare_wanted() {
+            return;
+        }
+        self.break_off_sync();
+        if self.sync.is_some() || self.meta.updating() {
             return;
         }
         for index in 0..self.roles.len() {
@@ -231,7 +245,6 @@ impl Array {
             self.roles[index] = Some(id);
             self.meta.set_role(number, DevRole::Active(role.0));
             self.want_update(false);
-            self.restart_rebuild();
         }
     }
 

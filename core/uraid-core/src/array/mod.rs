@@ -135,6 +135,8 @@ pub struct Array {
     requests: BTreeMap<crate::ReqId, Request>,
     /// Requests of which parts wait to be issued.
     throttled: VecDeque<crate::ReqId>,
+    /// Parts of requests for zeroes that are under way.
+    zero_parts: u32,
     /// Write requests that were not answered yet.
     writes_open: u32,
     ios: Slab<Io>,
@@ -205,6 +207,7 @@ impl Array {
             cache,
             requests: BTreeMap::new(),
             throttled: VecDeque::new(),
+            zero_parts: 0,
             writes_open: 0,
             ios: Slab::default(),
             computes: Slab::default(),
@@ -221,7 +224,6 @@ impl Array {
             array.meta.seal();
             array.want_update(false);
         }
-        array.use_spares();
         Ok(array)
     }
 
@@ -276,6 +278,7 @@ impl Array {
             self.start_pass(slot);
         }
         self.start_flush();
+        self.use_spares();
         self.pump_sync();
         while let Some(slot) = self.cache.next_ready() {
             self.start_pass(slot);

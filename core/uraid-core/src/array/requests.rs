@@ -8,9 +8,10 @@ use crate::plan::Part;
 use crate::{Action, IoFault, Mem, MemberId, Notice, Piece, Place, ReqId, RequestError, RequestKind};
 use std::collections::VecDeque;
 
-/// Parts of one request that are under way at a time; the rest waits, so that a request of 4 GiB of
-/// zeroes does not queue a million parts.
-const PARTS_AT_ONCE: u32 = 1024;
+/// Parts of zero requests under way at a time for each slot of the cache, over all requests; the rest
+/// waits. A request of 28 bytes may ask for 4 GiB of zeroes: many of them must neither fill the memory with
+/// parts nor keep others waiting for slots.
+const ZERO_PARTS_A_SLOT: u32 = 2;
 
 /// A request that was not answered yet.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub(super) struct Request {
     /// Parts under way.
     pub(super) parts: u32,
     pub(super) error: Option<RequestError>,
+    /// It is in line for more parts.
+    pub(super) throttled: bool,
 }
 
 /// Flush requests, served in rounds: one flush of every member answers all who asked before it began.
@@ -55,7 +58,7 @@ impl Array {
         self.last_client = self.now;
         self.quiet = false;
         self.cache.arrived();
-        let request = Request { kind, offset, len, issued: 0, parts: 0, error: None };
+        let request = Request { kind, offset, len, issued: 0, parts: 0, error: None, throttled: false };
         self.requests.insert(id, request);
         if kind == RequestKind::Flush {
             // Held writes were not answered, so the flush does not cover them; but whoever flushes
@@ -96,19 +99,21 @@ impl Array {
         Ok(())
     }
 
-    /// Issues parts of a request up to the limit.
+    /// Issues parts of a request: all of them, but for zeroes up to the limit.
     fn issue(&mut self, id: ReqId) {
+        let zero_limit = ZERO_PARTS_A_SLOT * self.config.slots;
         loop {
             let Some(request) = self.requests.get_mut(&id) else { return };
             if request.issued == request.len {
                 return;
             }
-            if request.parts >= PARTS_AT_ONCE {
-                if !self.throttled.contains(&id) {
-                    self.throttled.push_back(id);
-                }
+            let zero = matches!(request.kind, RequestKind::WriteZeroes { .. });
+            if zero && self.zero_parts >= zero_limit {
+                request.throttled = true;
+                self.throttled.push_back(id);
                 return;
             }
+            self.zero_parts += u32::from(zero);
             let (offset, left) = (request.offset + request.issued, request.len - request.issued);
             let piece = self.geometry.piece(offset, left);
             let part = Part {
@@ -117,7 +122,7 @@ impl Array {
                 offset: piece.offset,
                 len: piece.len,
                 at: request.issued as u32,
-                zero: matches!(request.kind, RequestKind::WriteZeroes { .. }),
+                zero,
             };
             request.issued += u64::from(piece.len);
             request.parts += 1;
@@ -131,12 +136,14 @@ impl Array {
         }
     }
 
-    /// Goes on with requests that had too many parts under way.
+    /// Goes on with requests for zeroes as others of their parts are done.
     pub(super) fn issue_throttled(&mut self) {
-        for _ in 0..self.throttled.len() {
+        while self.zero_parts < ZERO_PARTS_A_SLOT * self.config.slots {
             let Some(id) = self.throttled.pop_front() else { return };
-            // Whoever still has too many parts under way lines up again.
-            self.issue(id);
+            if let Some(request) = self.requests.get_mut(&id) {
+                request.throttled = false;
+                self.issue(id);
+            }
         }
     }
 
@@ -199,6 +206,9 @@ impl Array {
     pub(super) fn part_done(&mut self, id: ReqId, result: Result<(), RequestError>) {
         let Some(request) = self.requests.get_mut(&id) else { return };
         request.parts -= 1;
+        if matches!(request.kind, RequestKind::WriteZeroes { .. }) {
+            self.zero_parts -= 1;
+        }
         if let Err(error) = result {
             request.error = Some(error);
         }

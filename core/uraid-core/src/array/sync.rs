@@ -86,9 +86,9 @@ impl Array {
     }
 
     /// A rebuild goes first: redundancy before tidiness. It waits until the superblocks name its targets.
-    /// A resync needs all members.
+    /// A resync needs more parity than the missing members use up.
     fn begin_sync(&mut self) {
-        if self.broken || self.stopping || self.config.read_only {
+        if self.broken || self.stopping || self.config.read_only || self.spare_wanted() {
             return;
         }
         let rebuilding = || self.members.values().filter(|m| m.state == State::Rebuilding && !m.stuck);
@@ -96,7 +96,7 @@ impl Array {
         let (kind, start) = match from {
             Some(_) if self.meta.updating() => return,
             Some(from) => (SyncKind::Rebuild, from),
-            None if !self.degraded
+            None if self.parity_to_spare()
                 && self.meta.resynced < self.geometry.stripes()
                 && !self.meta.resync_stuck =>
             {
@@ -189,18 +189,17 @@ impl Array {
         }
     }
 
-    /// A member of the array failed: a resync can't go on, a rebuild goes on without it or begins anew.
+    /// A member of the array failed: a resync goes on only while parity is left to compare, a rebuild
+    /// without it.
     pub(super) fn sync_member_failed(&mut self, id: MemberId) {
-        let broken = self.broken;
+        let (broken, spare) = (self.broken, self.parity_to_spare());
         if let Some(sync) = &mut self.sync {
             sync.targets.remove(&id);
-            sync.abort |= broken || sync.kind == SyncKind::Resync || sync.targets.is_empty();
+            sync.abort |= match sync.kind {
+                SyncKind::Resync => broken || !spare,
+                SyncKind::Rebuild => broken || sync.targets.is_empty(),
+            };
         }
-    }
-
-    /// A new target: the pass under way ends and the next one takes all targets.
-    pub(super) fn restart_rebuild(&mut self) {
-        self.break_off_sync();
     }
 
     fn end_sync_if_done(&mut self) {
