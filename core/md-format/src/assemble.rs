@@ -6,7 +6,7 @@
 //! a member whose number is outside the role table is not taken for a blank spare.
 
 use crate::assemble_types::{
-    AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Warning,
+    AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Unsynced, Warning,
 };
 use crate::superblock::{DevRole, Superblock};
 use crate::unsupported::unsupported;
@@ -306,7 +306,7 @@ fn verdict(
     }
     let forced = !newest.is_clean() && degraded > 0;
     if forced && !force {
-        return Err(AssembleError::DirtyDegraded { roles: not_in_sync, rejected });
+        return Err(AssembleError::DirtyDegraded { why: Unsynced::of(newest), roles: not_in_sync, rejected });
     }
     let superblock = array_superblock(newest, taken, forced);
     let members = members(taken, &superblock);
@@ -320,7 +320,7 @@ fn verdict(
         degraded,
         warnings: Vec::new(),
     };
-    assembly.warnings = warnings(sorter, &assembly, forced.then_some(not_in_sync));
+    assembly.warnings = warnings(sorter, &assembly, Unsynced::of(newest), forced.then_some(not_in_sync));
     Ok(assembly)
 }
 
@@ -369,10 +369,15 @@ fn members(taken: &[Candidate<'_>], array: &Superblock) -> Vec<Member> {
     members
 }
 
-fn warnings(sorter: &Sorter<'_>, assembly: &Assembly, forced: Option<Vec<u16>>) -> Vec<Warning> {
+fn warnings(
+    sorter: &Sorter<'_>,
+    assembly: &Assembly,
+    why: Unsynced,
+    forced: Option<Vec<u16>>,
+) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if let Some(roles) = forced {
-        warnings.push(Warning::ForcedClean { roles });
+        warnings.push(Warning::ForcedClean { why, roles });
     }
     if !assembly.missing_roles.is_empty() {
         warnings.push(Warning::Degraded {
@@ -386,7 +391,7 @@ fn warnings(sorter: &Sorter<'_>, assembly: &Assembly, forced: Option<Vec<u16>>) 
         }
     }
     if assembly.dirty {
-        warnings.push(Warning::Dirty { resync_offset: assembly.resync_offset });
+        warnings.push(Warning::Dirty { why, resync_offset: assembly.resync_offset });
     }
     warnings.extend(assembly.rejected.iter().cloned().map(Warning::Rejected));
     warnings

@@ -176,6 +176,36 @@ pub enum Reason {
     },
 }
 
+/// Why parity is not known to match everywhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum Unsynced {
+    /// Parity was never made: nobody has updated the superblocks since the array was created.
+    #[error("the array is new and its parity was not made yet")]
+    New,
+    /// Writes were in flight when the array stopped, or its resync had not got anywhere.
+    #[error("the array was not stopped cleanly")]
+    Unclean,
+    /// A resync was broken off.
+    #[error("the array was not fully resynced (up to member sector {sector} only)")]
+    Partly {
+        /// Member sectors below which parity is valid.
+        sector: u64,
+    },
+}
+
+impl Unsynced {
+    /// What a superblock tells about it that is not clean, or was not before force. A new array has at most
+    /// one event, and every update counts up.
+    pub(crate) fn of(superblock: &Superblock) -> Self {
+        match superblock.resync_offset() {
+            0 if superblock.events() <= 1 && superblock.utime() == superblock.ctime() => Unsynced::New,
+            0 => Unsynced::Unclean,
+            sector => Unsynced::Partly { sector },
+        }
+    }
+}
+
 /// What a person should be told about an array that starts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -194,13 +224,17 @@ pub enum Warning {
         /// Its role.
         role: u16,
     },
-    /// Parity was being written when the array stopped; it will be resynced.
+    /// Parity does not match everywhere; it will be resynced.
     Dirty {
+        /// Why it does not.
+        why: Unsynced,
         /// Member sectors below which parity is valid.
         resync_offset: u64,
     },
     /// Force declared a dirty and degraded array clean.
     ForcedClean {
+        /// Why it was dirty.
+        why: Unsynced,
         /// Roles that are missing or being rebuilt.
         roles: Vec<u16>,
     },
@@ -222,14 +256,17 @@ impl fmt::Display for Warning {
             Warning::Rebuilding { label, role } => {
                 write!(f, "{label} (role {role}) is not rebuilt yet; the rebuild goes on")
             }
-            Warning::Dirty { resync_offset } => write!(
+            Warning::Dirty { why, resync_offset } => {
+                write!(f, "{why}: parity from member sector {resync_offset} on will be resynced")
+            }
+            Warning::ForcedClean { why, roles } => write!(
                 f,
-                "the array was not stopped cleanly: parity from member sector {resync_offset} on will be resynced"
-            ),
-            Warning::ForcedClean { roles } => write!(
-                f,
-                "FORCED: the array was not stopped cleanly, and {} missing or not rebuilt; what was being written may now be reconstructed WRONG: check the file system",
-                roles_are_text(roles)
+                "FORCED: {why}, and {} missing or not rebuilt; {} may now be reconstructed WRONG: check the file system",
+                roles_are_text(roles),
+                match why {
+                    Unsynced::Unclean => "what was being written",
+                    Unsynced::New | Unsynced::Partly { .. } => "what parity was not made for",
+                }
             ),
             Warning::Rejected(rejected) => write!(f, "not used: {rejected}"),
         }
@@ -289,12 +326,14 @@ pub enum AssembleError {
         /// Why each device was not taken.
         rejected: Vec<Rejected>,
     },
-    /// The array was not stopped cleanly and is degraded: parity cannot be trusted where it is needed.
+    /// The array is dirty and degraded: parity cannot be trusted where it is needed.
     #[error(
-        "the array was not stopped cleanly and {} missing or not rebuilt: what parity says about lost data may be wrong. Find the missing member, or start with force and check the file system{}",
+        "{why} and {} missing or not rebuilt: what parity says about lost data may be wrong. Find the missing member, or start with force and check the file system{}",
         roles_are_text(.roles), rejected_text(.rejected)
     )]
     DirtyDegraded {
+        /// Why it is dirty.
+        why: Unsynced,
         /// Roles that are missing or not rebuilt.
         roles: Vec<u16>,
         /// Why each device was not taken.

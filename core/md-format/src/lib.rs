@@ -58,7 +58,7 @@ mod wire;
 
 pub use assemble::assemble;
 pub use assemble_types::{
-    AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Warning,
+    AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Unsynced, Warning,
 };
 pub use check::RawSuperblock;
 pub use create::{

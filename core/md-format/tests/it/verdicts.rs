@@ -77,6 +77,13 @@ fn dirty(array: Vec<Superblock>) -> Vec<Found> {
     edited(array, |_, one| one.set_resync_offset(0))
 }
 
+/// As it is after creation.
+fn never_started(_: usize, one: &mut Superblock) {
+    one.set_events(1);
+    one.set_utime(one.ctime());
+    one.set_resync_offset(0);
+}
+
 fn says(one: &mut Superblock, dev_number: u32, role: DevRole) {
     one.set_role(dev_number, role).expect("the table has room");
 }
@@ -387,6 +394,42 @@ fn dirty_rows() -> Vec<Row> {
             without(dirty(raid5()), "d1 d2"),
             true,
             Want::Refused(&["too few members"]),
+        ),
+        row(
+            "a resync was broken off, one missing",
+            without(edited(raid5(), |_, one| one.set_resync_offset(2048)), "d1"),
+            false,
+            Want::Refused(&["not fully resynced (up to member sector 2048 only) and role 1 is missing"]),
+        ),
+        row(
+            "a resync was broken off",
+            edited(raid5(), |_, one| one.set_resync_offset(2048)),
+            false,
+            Want::Starts {
+                taken: "d0 d1 d2 d3",
+                degraded: 0,
+                dirty: true,
+                rejected: &[],
+                warning: "not fully resynced (up to member sector 2048 only): parity from member sector 2048",
+            },
+        ),
+        row(
+            "never started",
+            edited(raid5(), never_started),
+            false,
+            Want::Starts {
+                taken: "d0 d1 d2 d3",
+                degraded: 0,
+                dirty: true,
+                rejected: &[],
+                warning: "is new and its parity was not made yet: parity from member sector 0 on will",
+            },
+        ),
+        row(
+            "never started, one missing",
+            without(edited(raid5(), never_started), "d1"),
+            false,
+            Want::Refused(&["is new and its parity was not made yet and role 1 is missing"]),
         ),
         // md starts this one: only parity is missing, and it holds nothing that is not on the others.
         row(
