@@ -38,8 +38,8 @@ pub struct ConnectionLimits {
     /// Requests that the array has.
     pub requests: u32,
     /// Bytes of memory for payloads: writes being received or carried out, reads until they are sent. One
-    /// request is always let in, whatever its length. However much this is, a connection never holds more
-    /// than it leaves free for others.
+    /// request is always let in, whatever its length. However much this is, a connection gets its share of
+    /// the pool and no more: a quarter if it is alone.
     pub bytes: u64,
 }
 
