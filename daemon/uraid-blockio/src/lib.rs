@@ -66,3 +66,4 @@ pub use member::{
 };
 pub use pool::{BufPool, PoolBuf};
 pub use set::{AttachError, BackendChoice, MemberSet};
+pub use sys::set_io_flusher;
