@@ -259,7 +259,7 @@ fn write_members(members: Vec<Candidate>, plan: &[Superblock]) -> Result<(), Fai
     }
     for (index, superblock) in plan.iter().enumerate() {
         let path = journal.devices().get(index).map(|device| device.path().to_owned()).unwrap_or_default();
-        wipe(&mut journal, index).map_err(|error| failed(&path, &error))?;
+        journal.wipe(index).map_err(|error| failed(&path, &error))?;
         write_superblock(&mut journal, index, superblock).map_err(|error| failed(&path, &error))?;
     }
     journal.sync().map_err(|error| Failure::operating(format!("nothing was kept: cannot sync: {error}")))?;
@@ -274,24 +274,6 @@ fn write_members(members: Vec<Candidate>, plan: &[Superblock]) -> Result<(), Fai
 
 fn failed(path: &Path, why: &dyn std::fmt::Display) -> Failure {
     Failure::operating(format!("{}: {why}; all members were put back as they were", path.display()))
-}
-
-/// Makes all signatures unrecognisable, and with them copies that show only when the first is gone
-/// (a backup partition table, say).
-fn wipe(journal: &mut Journal, index: usize) -> io::Result<()> {
-    const ROUNDS_MAX: usize = 32;
-    for _ in 0..ROUNDS_MAX {
-        let Some(device) = journal.devices().get(index) else { return Ok(()) };
-        let signatures = probe::signatures(device).map_err(io::Error::other)?;
-        if signatures.is_empty() {
-            return Ok(());
-        }
-        for signature in signatures {
-            let length = usize::try_from(signature.bytes.clamp(1, 1 << 20)).unwrap_or(1);
-            journal.write(index, signature.offset, &vec![0; length])?;
-        }
-    }
-    Err(io::Error::other("old signatures keep appearing; clear the device with `wipefs --all` first"))
 }
 
 fn write_superblock(journal: &mut Journal, index: usize, superblock: &Superblock) -> io::Result<()> {

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use crate::device::Device;
+use crate::probe;
 
 /// The devices that are written, and what they held before.
 #[derive(Debug)]
@@ -76,9 +77,33 @@ impl Journal {
         Ok(())
     }
 
-    /// Everything went well: what was written stays.
-    pub fn keep(mut self) {
+    /// Makes all signatures on device `index` unrecognisable, and with them copies that show only when the
+    /// first is gone (a backup partition table, say).
+    ///
+    /// # Errors
+    /// The device could not be read or written, or signatures keep appearing.
+    pub fn wipe(&mut self, index: usize) -> io::Result<()> {
+        const ROUNDS_MAX: usize = 32;
+        const SIGNATURE_BYTES_MAX: u64 = 1 << 20;
+        for _ in 0..ROUNDS_MAX {
+            let device = self.devices.get(index).ok_or(io::ErrorKind::NotFound)?;
+            let signatures = probe::signatures(device).map_err(io::Error::other)?;
+            if signatures.is_empty() {
+                return Ok(());
+            }
+            for signature in signatures {
+                let length = usize::try_from(signature.bytes.clamp(1, SIGNATURE_BYTES_MAX)).unwrap_or(1);
+                self.write(index, signature.offset, &vec![0; length])?;
+            }
+        }
+        Err(io::Error::other("old signatures keep appearing; clear the device with `wipefs --all` first"))
+    }
+
+    /// Everything went well: what was written stays. The devices are handed back, still claimed, for whoever
+    /// goes on with them.
+    pub fn keep(mut self) -> Vec<Device> {
         self.kept = true;
+        std::mem::take(&mut self.devices)
     }
 }
 

@@ -3,23 +3,22 @@
 //! Everything about data is decided by the array: this asks it, and refuses by itself only what the array
 //! cannot know (that a device holds something, or is a member under another name).
 
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use md_format::{SECTOR, Superblock, Uuid, free_dev_number, spare_superblock};
+use md_format::Uuid;
 use tokio::sync::{mpsc, oneshot, watch};
-use uraid_blockio::{Member, OpenOptions};
+use uraid_blockio::OpenOptions;
 use uraid_core::{ArrayState as CoreState, MemberId, MemberStanding};
 use uraid_shard::{AddError, FailError, MemberName, ShardHandle, ShardStatus};
 
-use super::members::{Claims, open_one};
+use super::members::Claims;
+use super::newcomer::{self, Newcomer};
 use super::picture::{Facts, status};
 use crate::control::protocol::{Answer, ControlError, ErrorCode, Request};
 use crate::control::server::ControlHandler;
-use crate::device::{Access, Device, identity_of};
-use crate::{human, probe, scan};
+use crate::device::identity_of;
 
 /// How long the shard may take to answer. It is slow only while a member keeps a system call.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -101,21 +100,24 @@ impl Operator {
     }
 
     async fn add(&self, path: PathBuf, force: bool) -> Result<String, ControlError> {
-        let picture = self.look().await?;
-        self.check_addable(&picture, &path)?;
+        self.check_addable(&self.look().await?, &path)?;
         let uuid = Uuid(*uuid::Uuid::new_v4().as_bytes());
         let (template, options, wanted) = (self.facts.superblock.clone(), self.options, path.clone());
-        // wipefs and reading take their time, which is not the other operators'.
-        let prepared =
-            tokio::task::spawn_blocking(move || prepare(&wanted, force, &template, uuid, options)).await;
-        let (device, member) = prepared.map_err(|error| ControlError::new(ErrorCode::Failed, error))??;
+        let newcomer =
+            in_background(move || Newcomer::examine(&wanted, force, &template, uuid, options)).await?;
+        // That took its time, and a device is not to lose what it holds to an array that cannot use it. What
+        // happens between this look and the array's answer is taken back when the answer is no.
+        self.check_addable(&self.look().await?, &path)?;
+        let (wiped, member) = in_background(move || newcomer.wipe()).await?;
         let (tell, told) = oneshot::channel();
-        let asked = self.shard.add(member, uuid.0, move |result| {
+        // If the shard is gone, `tell` is dropped, which is an answer too.
+        let _ = self.shard.add(member, uuid.0, move |result| {
             let _ = tell.send(result);
         });
-        asked.map_err(|_| stopping())?;
-        let id = answer(told).await?.map_err(|error| add_error(&path, &error))?;
-        self.claims().keep(id, device);
+        let (tell_us, settled) = oneshot::channel();
+        tokio::spawn(newcomer::settle(told, wiped, Arc::clone(&self.claims), tell_us));
+        let id = answer(settled).await.map_err(|error| undecided(&path, error))?;
+        let id = id.map_err(|error| add_error(&path, &error))?;
         let now = self.look().await?;
         let standing = now.array.members.iter().find(|report| report.member == id).map(|r| r.standing);
         let what = if standing == Some(MemberStanding::Spare) && now.array.missing == 0 {
@@ -159,6 +161,14 @@ impl Operator {
     }
 }
 
+/// Does what takes its time elsewhere: it is not the other operators' time.
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
+) -> Result<T, ControlError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ControlError::new(ErrorCode::Failed, error))?
+}
+
 async fn answer<T>(told: oneshot::Receiver<T>) -> Result<T, ControlError> {
     match tokio::time::timeout(PATIENCE, told).await {
         Ok(Ok(answer)) => Ok(answer),
@@ -175,7 +185,20 @@ fn stopping() -> ControlError {
     ControlError::new(ErrorCode::Stopping, "the daemon is stopping")
 }
 
-fn refused(text: String) -> ControlError {
+/// Says what an add that was not answered in time may still come to.
+fn undecided(path: &Path, mut error: ControlError) -> ControlError {
+    if error.code == ErrorCode::Failed {
+        let path = path.display();
+        error.message = format!(
+            "{path}: {}; it is kept for this array and will be added when the thread comes to it, so look at \
+             `uraid status` before using it for anything else",
+            error.message
+        );
+    }
+    error
+}
+
+pub(super) fn refused(text: String) -> ControlError {
     ControlError::new(ErrorCode::Refused, text)
 }
 
@@ -194,64 +217,4 @@ fn add_error(path: &Path, error: &AddError) -> ControlError {
         AddError::Stopping => ErrorCode::Stopping,
     };
     ControlError::new(code, format!("{}: {error}", path.display()))
-}
-
-/// Makes sure that a device may and can become a member, removes the signatures on it, and opens it.
-fn prepare(
-    path: &Path,
-    force: bool,
-    array: &Superblock,
-    uuid: Uuid,
-    options: OpenOptions,
-) -> Result<(Device, Member), ControlError> {
-    let failed = |why: String| ControlError::new(ErrorCode::Failed, format!("{}: {why}", path.display()));
-    let device = Device::claim(path, Access::Write).map_err(|error| failed(error.to_string()))?;
-    check_size(&device, array, uuid)?;
-    // What a former member of this very array holds, the array has and newer.
-    let former = scan::superblock(&device).is_ok_and(|found| found.set_uuid() == array.set_uuid());
-    if !force && !former {
-        let findings = probe::findings(&device).map_err(|error| failed(error.to_string()))?;
-        if !findings.is_empty() {
-            return Err(refused(probe::refusal(&[(path.to_owned(), findings)])));
-        }
-    }
-    let member = open_one(&device, options).map_err(|why| ControlError::new(ErrorCode::Failed, why))?;
-    wipe(&device).map_err(|why| failed(format!("its old signatures cannot be removed: {why}")))?;
-    Ok((device, member))
-}
-
-/// The array checks it again; here it is before anything is written.
-fn check_size(device: &Device, array: &Superblock, uuid: Uuid) -> Result<(), ControlError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let Some(number) = free_dev_number(array, &[]) else {
-        return Err(refused("the array has no free member number".to_owned()));
-    };
-    match spare_superblock(array, device.sectors(), uuid, number, now) {
-        Ok(_) => Ok(()),
-        Err(md_format::SpareError::TooSmall { needed, .. }) => Err(refused(format!(
-            "{} is too small: it has {}, the array needs {} of each member",
-            device.path().display(),
-            human::bytes(device.bytes()),
-            human::bytes(needed.saturating_mul(SECTOR)),
-        ))),
-        Err(error) => Err(refused(format!("{}: {error}", device.path().display()))),
-    }
-}
-
-/// Overwrites all signatures, and with them copies that show only when the first is gone.
-fn wipe(device: &Device) -> Result<(), String> {
-    const ROUNDS_MAX: usize = 32;
-    const SIGNATURE_BYTES_MAX: u64 = 1 << 20;
-    for _ in 0..ROUNDS_MAX {
-        let signatures = probe::signatures(device).map_err(|error| error.to_string())?;
-        if signatures.is_empty() {
-            return device.file().sync_all().map_err(|error| error.to_string());
-        }
-        for signature in signatures {
-            let length = usize::try_from(signature.bytes.clamp(1, SIGNATURE_BYTES_MAX)).unwrap_or(1);
-            let written = device.file().write_all_at(&vec![0; length], signature.offset);
-            written.map_err(|error| error.to_string())?;
-        }
-    }
-    Err("others keep appearing; clear the device with `wipefs --all` first".to_owned())
 }

@@ -153,6 +153,19 @@ fn only_what_may_be_overwritten_is_added() {
 }
 
 #[test]
+fn a_read_only_array_takes_nothing_from_a_device_even_by_force() {
+    let world = World::new(5, 3);
+    let other = World::new(5, 3);
+    let foreign = &other.members[0];
+    let before = std::fs::read(foreign).unwrap();
+    let daemon = world.serve_with(&["--read-only"], &world.members);
+    let run = world.ctl("add", &["--force", foreign.to_str().unwrap()]);
+    assert!(run.code == 1 && run.stderr.contains("read-only"), "{run:?}");
+    assert!(std::fs::read(foreign).unwrap() == before);
+    daemon.terminate();
+}
+
+#[test]
 fn a_failed_member_is_let_go_and_known_by_any_of_its_names() {
     let world = World::new(5, 3);
     let daemon = world.serve();

@@ -1,0 +1,271 @@
+//! A device on its way into a running array.
+//!
+//! Everything that can be known is asked first; the signatures on it go last, in a way that can be taken
+//! back, since only the array has the final word. The claim is never without an owner: it is this side's
+//! until the array has answered, however long that takes, and the array's member's afterwards.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use md_format::{SECTOR, Superblock, Uuid, free_dev_number, spare_superblock};
+use tokio::sync::oneshot;
+use uraid_blockio::{Member, OpenOptions};
+use uraid_core::MemberId;
+use uraid_shard::AddError;
+
+use super::members::{Claims, open_one};
+use super::operator::refused;
+use crate::control::protocol::{ControlError, ErrorCode};
+use crate::device::{Access, Device};
+use crate::journal::Journal;
+use crate::{human, probe, scan};
+
+/// A device that may become a member and is large enough, claimed and opened. Nothing was written to it.
+#[derive(Debug)]
+pub(super) struct Newcomer {
+    device: Device,
+    member: Member,
+}
+
+impl Newcomer {
+    /// Looks at a device. `array` is any superblock of the array, `uuid` the device's identity to be.
+    ///
+    /// # Errors
+    /// It cannot be claimed or opened, is too small, or holds something and there is no `force`.
+    pub(super) fn examine(
+        path: &Path,
+        force: bool,
+        array: &Superblock,
+        uuid: Uuid,
+        options: OpenOptions,
+    ) -> Result<Self, ControlError> {
+        let device = Device::claim(path, Access::Write).map_err(|error| failed(path, error))?;
+        check_size(&device, array, uuid)?;
+        // What a former member of this very array holds, the array has and newer.
+        let former = scan::superblock(&device).is_ok_and(|found| found.set_uuid() == array.set_uuid());
+        if !force && !former {
+            let findings = probe::findings(&device).map_err(|error| failed(path, error))?;
+            if !findings.is_empty() {
+                return Err(refused(probe::refusal(&[(path.to_owned(), findings)])));
+            }
+        }
+        let member = open_one(&device, options).map_err(|why| ControlError::new(ErrorCode::Failed, why))?;
+        Ok(Newcomer { device, member })
+    }
+
+    /// Removes the signatures on it, durably.
+    ///
+    /// # Errors
+    /// They cannot be removed; the device is as it was.
+    pub(super) fn wipe(self) -> Result<(Wiped, Member), ControlError> {
+        let path = self.device.path().to_owned();
+        let mut journal = Journal::new();
+        journal.push(self.device);
+        let wiped = journal.wipe(0).and_then(|()| journal.sync());
+        wiped.map_err(|why| failed(&path, format!("its old signatures cannot be removed: {why}")))?;
+        Ok((Wiped(Some(journal)), self.member))
+    }
+}
+
+fn failed(path: &Path, why: impl std::fmt::Display) -> ControlError {
+    ControlError::new(ErrorCode::Failed, format!("{}: {why}", path.display()))
+}
+
+/// The array checks it again; here it is before anything is written.
+fn check_size(device: &Device, array: &Superblock, uuid: Uuid) -> Result<(), ControlError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let Some(number) = free_dev_number(array, &[]) else {
+        return Err(refused("the array has no free member number".to_owned()));
+    };
+    match spare_superblock(array, device.sectors(), uuid, number, now) {
+        Ok(_) => Ok(()),
+        Err(md_format::SpareError::TooSmall { needed, .. }) => Err(refused(format!(
+            "{} is too small: it has {}, the array needs {} of each member",
+            device.path().display(),
+            human::bytes(device.bytes()),
+            human::bytes(needed.saturating_mul(SECTOR)),
+        ))),
+        Err(error) => Err(refused(format!("{}: {error}", device.path().display()))),
+    }
+}
+
+/// A claimed device without signatures, and what they were. Dropped undecided it stays without them: the
+/// array may have written its own by then.
+#[derive(Debug)]
+pub(super) struct Wiped(Option<Journal>);
+
+impl Wiped {
+    /// It is a member now: its claim.
+    fn joined(mut self) -> Option<Device> {
+        self.0.take().and_then(|journal| journal.keep().pop())
+    }
+
+    /// It is not and will not be: puts the signatures back and gives the claim up.
+    fn turned_away(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        if let Some(journal) = self.0.take() {
+            journal.keep();
+        }
+    }
+}
+
+/// Waits for the array's answer as long as it takes, does with the device what it says, and passes it on to
+/// whoever still listens. The array may be late, but what it was asked stays asked: giving the claim up
+/// earlier would let others have a device that is about to become a member.
+pub(super) async fn settle(
+    told: oneshot::Receiver<Result<MemberId, AddError>>,
+    wiped: Wiped,
+    claims: Arc<Mutex<Claims>>,
+    tell: oneshot::Sender<Result<MemberId, AddError>>,
+) {
+    let answer = told.await;
+    if let Ok(Ok(id)) = &answer {
+        if let Some(device) = wiped.joined() {
+            // A list of open files is sound whatever happened to who held it.
+            claims.lock().unwrap_or_else(PoisonError::into_inner).keep(*id, device);
+        }
+    } else {
+        // It can only fail by panicking, which is told.
+        let _ = tokio::task::spawn_blocking(move || wiped.turned_away()).await;
+    }
+    // Without an answer the volume has ended before it came to the question; `tell` is dropped for that.
+    if let Ok(answer) = answer {
+        let _ = tell.send(answer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::path::PathBuf;
+
+    use md_format::{CreateParams, Layout, Level, plan_create};
+    use uraid_core::AddRefused;
+
+    const BYTES: u64 = 16 << 20;
+    /// Where `used` has one.
+    const SIGNATURE: std::ops::Range<usize> = 4096..4100;
+
+    /// A superblock of an array with members of this size.
+    fn array(set_uuid: Uuid) -> Superblock {
+        let params = CreateParams {
+            level: Level::Raid5,
+            layout: Layout::default_for(Level::Raid5),
+            chunk_sectors: 128,
+            name: "vol",
+            set_uuid,
+            device_uuids: &[Uuid([2; 16]), Uuid([3; 16]), Uuid([4; 16])],
+            members: &[BYTES / SECTOR; 3],
+            size_sectors: None,
+            clean: true,
+            now: 1_700_000_000,
+        };
+        plan_create(&params).unwrap().remove(0)
+    }
+
+    /// A member of another array.
+    fn used(directory: &tempfile::TempDir) -> (PathBuf, Vec<u8>) {
+        let path = directory.path().join("m");
+        let mut bytes = vec![0; BYTES as usize];
+        let superblock = array(Uuid([5; 16])).encode();
+        bytes[SIGNATURE.start..][..superblock.len()].copy_from_slice(&superblock);
+        std::fs::write(&path, &bytes).unwrap();
+        (path, bytes)
+    }
+
+    fn examine(path: &Path, force: bool) -> Result<Newcomer, ControlError> {
+        let options = OpenOptions { exclusive: false, ..OpenOptions::default() };
+        Newcomer::examine(path, force, &array(Uuid([1; 16])), Uuid([9; 16]), options)
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    fn is_claimed(path: &Path) -> bool {
+        Device::claim(path, Access::Write).is_err()
+    }
+
+    fn is_wiped(path: &Path) -> bool {
+        std::fs::read(path).unwrap()[SIGNATURE] == [0; 4]
+    }
+
+    type Answers = oneshot::Receiver<Result<MemberId, AddError>>;
+
+    /// Has a wiped device settled that the shard answers to with `answer`, after some turns in which
+    /// nobody waits for the answer any more.
+    fn settle_late(path: &Path, answer: Option<Result<MemberId, AddError>>) -> (Claims, Answers) {
+        let (wiped, _member) = examine(path, true).unwrap().wipe().unwrap();
+        assert!(is_wiped(path));
+        let claims = Arc::new(Mutex::new(Claims::default()));
+        let shared = Arc::clone(&claims);
+        let answers = block_on(async move {
+            let (shard, told) = oneshot::channel();
+            let (tell, answers) = oneshot::channel();
+            let settling = tokio::spawn(settle(told, wiped, shared, tell));
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+                assert!(is_claimed(path), "the claim does not wait for the answer");
+            }
+            match answer {
+                Some(answer) => shard.send(answer).unwrap(),
+                None => drop(shard),
+            }
+            settling.await.unwrap();
+            answers
+        });
+        (Arc::into_inner(claims).unwrap().into_inner().unwrap(), answers)
+    }
+
+    #[test]
+    fn looking_writes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, bytes) = used(&directory);
+        assert_eq!(examine(&path, false).unwrap_err().code, ErrorCode::Refused);
+        drop(examine(&path, true).unwrap());
+        assert!(std::fs::read(&path).unwrap() == bytes);
+    }
+
+    #[test]
+    fn a_late_yes_leaves_the_claim_with_the_member() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, _) = used(&directory);
+        let (claims, mut answers) = settle_late(&path, Some(Ok(MemberId(7))));
+        assert!(is_claimed(&path));
+        let identity = crate::device::identity_of(&path).unwrap();
+        assert_eq!(claims.find(identity), Some(MemberId(7)));
+        assert_eq!(answers.try_recv().unwrap().unwrap(), MemberId(7));
+        drop(claims);
+        assert!(!is_claimed(&path));
+    }
+
+    #[test]
+    fn a_no_gives_back_what_was_wiped_and_the_claim() {
+        for answer in [Some(Err(AddError::Refused(AddRefused::ReadOnly))), None] {
+            let directory = tempfile::tempdir().unwrap();
+            let (path, bytes) = used(&directory);
+            let answered = answer.is_some();
+            let (claims, mut answers) = settle_late(&path, answer);
+            assert!(!is_claimed(&path));
+            assert!(std::fs::read(&path).unwrap() == bytes);
+            assert_eq!(answers.try_recv().is_ok(), answered);
+            drop(claims);
+        }
+    }
+
+    #[test]
+    fn an_end_without_a_decision_overwrites_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, _) = used(&directory);
+        let (wiped, member) = examine(&path, true).unwrap().wipe().unwrap();
+        drop((wiped, member));
+        assert!(is_wiped(&path));
+    }
+}
