@@ -17,7 +17,8 @@ use uraid_shard::{NewConnection, ShardHandle};
 use super::handshake::negotiate;
 use super::listen::Listener;
 
-/// Clients in the handshake at once, over all addresses; further ones wait.
+/// Clients in the handshake at once at one address; further ones wait. Each address has its own, so that
+/// silent strangers on a network address keep nobody out of the unix socket.
 const HANDSHAKES_MAX: usize = 32;
 /// A pause when the system has no file descriptor left, for example.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -28,15 +29,13 @@ pub(super) struct Door {
     shard: ShardHandle,
     /// The one export.
     exports: Arc<[ExportInfo]>,
-    handshakes: Arc<Semaphore>,
     deadline: Duration,
 }
 
 impl Door {
     /// A door to `shard`; a handshake may take as long as `deadline`.
     pub(super) fn new(shard: ShardHandle, export: ExportInfo, deadline: Duration) -> Self {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-        Door { shard, exports: vec![export].into(), handshakes, deadline }
+        Door { shard, exports: vec![export].into(), deadline }
     }
 
     /// Lets clients in until it is dropped; handshakes that are under way are broken off then, and the
@@ -58,12 +57,13 @@ impl Door {
 
     async fn accept<L: Accept>(&self, listener: L) {
         let mut handshakes = JoinSet::new();
+        let permits = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         loop {
             while handshakes.try_join_next().is_some() {}
             match listener.next().await {
                 Ok(stream) => {
                     // It is never closed, so there is always a permit in the end.
-                    let Ok(permit) = Arc::clone(&self.handshakes).acquire_owned().await else { return };
+                    let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
                     let door = self.clone();
                     handshakes.spawn(async move {
                         door.lead_in(stream).await;

@@ -8,7 +8,7 @@
 //!
 //! `members` opens what [`crate::assembly`] accepted, `listen` binds the sockets, `door` and
 //! `handshake` lead clients to the shard, `operator` and `picture` answer on the control socket,
-//! `manager` talks to systemd. Here is the order of things: nothing is written to a member before every
+//! `newcomer` prepares a device that is added, `manager` talks to systemd. Here is the order of things: nothing is written to a member before every
 //! socket is bound, and nothing is let go of before the array is marked clean.
 
 mod door;
@@ -17,6 +17,7 @@ mod handshake;
 mod listen;
 mod manager;
 mod members;
+mod newcomer;
 mod operator;
 mod picture;
 mod tuning;
@@ -31,6 +32,7 @@ use nix::sys::mman::{MlockAllFlags, mlockall};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use uraid_blockio::set_io_flusher;
 use uraid_config::{Address, Config};
 use uraid_shard::{Shard, ShardConfig, ShardExit, ShardHandle, cpu_engine};
 
@@ -57,6 +59,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// # Errors
 /// The array cannot be put together, an address cannot be bound, or it did not stop cleanly.
 pub fn run(config: Config) -> Result<(), Failure> {
+    // First of all: threads inherit it.
+    declare_io_flusher();
     let (assembly, devices) = assembly::open(&config)?.into_parts();
     let options = members::options(&config);
     let (members, claims) = members::open_all(&assembly, devices, options)?;
@@ -165,6 +169,18 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     }));
     last_words(control).await;
     outcome.map_err(|unclean| Failure::operating(format!("{name}: {unclean}")))
+}
+
+/// A kernel that is short of memory may want to write to this volume before it gives this program any; see
+/// [`set_io_flusher`]. The daemon works without it, so being refused is no more than worth knowing.
+fn declare_io_flusher() {
+    if let Err(error) = set_io_flusher() {
+        tracing::info!(
+            "the kernel does not treat this program as part of a block device ({error}; it takes \
+             CAP_SYS_RESOURCE); that matters only if this machine mounts the volume itself and runs out of \
+             memory"
+        );
+    }
 }
 
 /// Locks what else is mapped now, beside the buffers that the shard has locked: a volume that swap lies on

@@ -114,7 +114,12 @@ fn dirty_and_degraded_needs_force() {
     }
     assert!(assemble(&bench, &["m0", "m1", "m2", "m3", "m4"]).unwrap().assembly.dirty);
     let text = refusal(&bench, &["m0", "m1", "m2", "m3"]);
-    assert!(text.contains("was not stopped cleanly"), "{text}");
+    assert!(text.contains("is new and its parity was not made yet and role 4 is missing"), "{text}");
+    for name in ["m0", "m1", "m2", "m3", "m4"] {
+        rewrite(&bench, name, |superblock| superblock.set_events(superblock.events() + 3));
+    }
+    let text = refusal(&bench, &["m0", "m1", "m2", "m3"]);
+    assert!(text.contains("was not stopped cleanly and role 4 is missing"), "{text}");
     let mut forced = config(&bench, &["m0", "m1", "m2", "m3"]);
     forced.assemble.force = true;
     assert!(!open(&forced).unwrap().assembly.dirty);

@@ -173,6 +173,45 @@ fn a_client_that_says_nothing_is_dropped_in_time_and_others_are_served() {
     daemon.terminate();
 }
 
+#[test]
+fn a_new_array_whose_parity_is_to_be_made_is_not_called_badly_stopped() {
+    let world = World::new(5, 3);
+    for member in &world.members {
+        std::fs::write(member, Rng(0x6e65_7761).bytes(16 << 20)).unwrap();
+    }
+    let members: Vec<&str> = world.members.iter().map(|path| path.to_str().unwrap()).collect();
+    let args = [&["create", "--level", "5", "--name", "vol", "--force"], &members[..]].concat();
+    let run = world.uraid(&args);
+    assert!(run.code == 0 && run.stdout.contains("a resync runs"), "{run:?}");
+    let daemon = world.serve();
+    let log = daemon.log();
+    assert!(log.contains("the array is new and its parity was not made yet"), "{log}");
+    assert!(!log.contains("not stopped cleanly"), "{log}");
+    world.wait_for("resynced", |status| status["state"] == "clean" && status["sync"].is_null());
+    daemon.terminate();
+}
+
+#[test]
+fn silent_strangers_on_the_network_keep_nobody_out_of_the_unix_socket() {
+    let world = World::new(5, 3);
+    let daemon = world.serve_with(&["--listen", "tcp:127.0.0.1:0"], &world.members);
+    let (_, address) = daemon.line.trim().split_once(" tcp:").unwrap();
+    // As many as may be in the handshake at once, all in it: each has its greeting.
+    let mut silent: Vec<_> = (0..32).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut greeting = [0; 18];
+    for stream in &mut silent {
+        stream.read_exact(&mut greeting).unwrap();
+    }
+    world.client().write(0, &[1; 512]).unwrap();
+    // They were still in it when the other one came through.
+    for stream in &mut silent {
+        stream.set_nonblocking(true).unwrap();
+        let waits = stream.read(&mut greeting).unwrap_err();
+        assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock);
+    }
+    daemon.terminate();
+}
+
 /// Writes numbered blocks in turn, each to a place of its own, with a flush now and then, until the
 /// daemon goes. Gives the number of writes that were acknowledged and of those that a flush covered.
 fn load(world: &World, places: u64, written: &AtomicU64) -> (u64, u64) {
