@@ -206,9 +206,9 @@ mod tests {
         assert!(is_wiped(path));
         let claims = Arc::new(Mutex::new(Claims::default()));
         let shared = Arc::clone(&claims);
-        let answers = block_on(async move {
+        let (tell, answers) = oneshot::channel();
+        block_on(async move {
             let (shard, told) = oneshot::channel();
-            let (tell, answers) = oneshot::channel();
             let settling = tokio::spawn(settle(told, wiped, shared, tell));
             for _ in 0..10 {
                 tokio::task::yield_now().await;
@@ -219,7 +219,6 @@ mod tests {
                 None => drop(shard),
             }
             settling.await.unwrap();
-            answers
         });
         (Arc::into_inner(claims).unwrap().into_inner().unwrap(), answers)
     }
