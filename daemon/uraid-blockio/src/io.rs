@@ -50,8 +50,8 @@ pub struct IoDone {
 pub struct IoError {
     /// What it means to the array.
     pub fault: IoFault,
-    /// What the kernel said (an `errno` value). [`libc::ENODATA`] if the member ended before the range
-    /// did, [`libc::EINVAL`] if the range is not within the member, [`libc::EROFS`] for a write to a
+    /// What the kernel said (an `errno` value). [`libc::ENODATA`] with [`IoFault::Gone`] if the member ends
+    /// earlier than when it was opened, [`libc::EINVAL`] if the range is not within the member, [`libc::EROFS`] for a write to a
     /// member opened read only, [`libc::ENXIO`] if there is no such member.
     pub errno: i32,
 }
@@ -63,7 +63,7 @@ pub enum IoFault {
     Io,
     /// The member has no room to store the data (a sparse file on a full file system).
     NoSpace,
-    /// The device is gone.
+    /// The device is gone, or a part of it: a file that was cut short.
     Gone,
 }
 
@@ -78,6 +78,10 @@ impl fmt::Display for IoFault {
 }
 
 impl IoError {
+    /// The member ends earlier than when it was opened. Not what [`of_errno`](Self::of_errno) makes of the
+    /// number, because the kernel uses that for a bad block of a disk (`BLK_STS_MEDIUM`).
+    pub(crate) const CUT_SHORT: Self = Self { fault: IoFault::Gone, errno: libc::ENODATA };
+
     /// Sorts an `errno` value.
     pub fn of_errno(errno: i32) -> Self {
         let fault = match errno {

@@ -13,7 +13,9 @@
 //!   may still read or write it, whatever the caller drops.
 //! * A short transfer is continued and an interrupted one repeated; an operation ends well only when every
 //!   byte was moved.
-//! * Nothing outside the range that a member had when it was opened is read or written.
+//! * Nothing outside the range that a member had when it was opened is read or written. A file that was cut
+//!   short since is [`IoFault::Gone`] to whoever reads what is missing, writes anything or flushes: it does
+//!   not grow back with zeroes where there were data.
 //! * A request of any alignment is served, through a bounce buffer where the member wants aligned ones.
 //!
 //! What it leaves to others: which operations may overlap (a device gives no order to two writes of one

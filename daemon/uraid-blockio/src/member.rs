@@ -7,9 +7,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::stat::{major, minor};
+use nix::sys::stat::{fstat, major, minor};
 
-use crate::{probe, sys};
+use crate::{IoError, probe, sys};
 
 /// How to open a [`Member`]. The default: for reading and writing, exclusively, engine and O_DIRECT chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -238,6 +238,27 @@ impl Member {
     /// Whether it refuses writes.
     pub fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Fails if this is a file that is shorter now than when it was opened. What was cut off is lost, and a
+    /// write beyond the new end would put a hole of zeroes in its place that reads like data; nothing of
+    /// such a file may be believed any more. A block device says by itself when it ends early.
+    pub(crate) fn check_whole(&self) -> Result<(), IoError> {
+        if self.kind != Kind::File {
+            return Ok(());
+        }
+        let stat = fstat(&self.file).map_err(|err| IoError::of_errno(err as i32))?;
+        let whole = u64::try_from(stat.st_size).is_ok_and(|bytes| bytes >= self.size);
+        if whole { Ok(()) } else { Err(IoError::CUT_SHORT) }
+    }
+
+    /// How an operation ended, given how the kernel says it did. What is to be durable must be in a file
+    /// that is still whole, and a failure may have its cause in one that is not.
+    pub(crate) fn confirm(&self, durable: bool, result: Result<(), IoError>) -> Result<(), IoError> {
+        match result {
+            Ok(()) if !durable => Ok(()),
+            result => self.check_whole().and(result),
+        }
     }
 
     /// Whether making its data durable costs nothing, because there is no disk behind it.

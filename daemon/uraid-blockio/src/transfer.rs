@@ -169,11 +169,20 @@ impl Transfer {
         self.widened() && self.kind != Kind::Read
     }
 
+    /// Whether it changes the member.
+    pub(crate) fn writes(&self) -> bool {
+        matches!(self.kind, Kind::Write | Kind::WriteDurable)
+    }
+
+    /// Whether it promises that something is durable.
+    pub(crate) fn makes_durable(&self) -> bool {
+        matches!(self.kind, Kind::WriteDurable | Kind::Flush)
+    }
+
     /// Whether this is a write that touches a byte in the range that `other` moves.
     pub(crate) fn writes_into(&self, other: &Self) -> bool {
         let end = |t: &Self| t.base.saturating_add(t.span as u64);
-        let writes = matches!(self.kind, Kind::Write | Kind::WriteDurable);
-        writes && self.member == other.member && self.base < end(other) && other.base < end(self)
+        self.writes() && self.member == other.member && self.base < end(other) && other.base < end(self)
     }
 
     /// The caller's memory, if the transfer goes straight to it.
@@ -211,8 +220,8 @@ impl Transfer {
         }
         if result == 0 {
             // The end of the file; a write of something never moves nothing without saying why.
-            let errno = if self.kind == Kind::Read { libc::ENODATA } else { libc::EIO };
-            return Next::Done(Err(IoError::of_errno(errno)));
+            let read = self.kind == Kind::Read;
+            return Next::Done(Err(if read { IoError::CUT_SHORT } else { IoError::of_errno(libc::EIO) }));
         }
         Next::Again
     }
@@ -286,7 +295,7 @@ impl Transfer {
         while self.moved < self.span {
             let result = self.call_inline(fd);
             match result {
-                0 => return Err(IoError::of_errno(libc::ENODATA)),
+                0 => return Err(IoError::CUT_SHORT),
                 1.. => self.moved += result as usize,
                 _ => match self.refused(-result) {
                     Next::Again => {}
@@ -350,7 +359,7 @@ mod tests {
     fn the_end_of_the_file_is_an_error() {
         let mut transfer = read(0, 4096, 0);
         assert_eq!(transfer.answer(512), Next::Again);
-        assert_eq!(transfer.answer(0), Next::Done(Err(IoError::of_errno(libc::ENODATA))));
+        assert_eq!(transfer.answer(0), Next::Done(Err(IoError::CUT_SHORT)));
     }
 
     #[test]

@@ -95,22 +95,36 @@ fn a_read_only_member_refuses_writes_and_serves_reads() {
 }
 
 #[test]
-fn a_file_cut_short_behind_our_back_is_an_error_and_not_zeroes() {
+fn a_file_cut_short_behind_our_back_is_gone_and_does_not_grow_back() {
     let dir = Dir::new("cut");
-    for engine in [EnginePreference::Sync, EnginePreference::Uring] {
+    let gone = Err(IoError { fault: IoFault::Gone, errno: libc::ENODATA });
+    for engine in [EnginePreference::Auto, EnginePreference::Sync, EnginePreference::Uring] {
         for direct in [Direct::Off, Direct::Require] {
-            let path = dir.sparse(&format!("{engine:?}-{direct:?}"), SIZE);
-            let mut set = MemberSet::new();
-            let options = OpenOptions { engine, direct, ..Default::default() };
-            let at = set.attach(Member::open(&path, options).unwrap()).unwrap();
-            std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(6144).unwrap();
-            let pool = pool();
-            let buf = pool.try_alloc(4096).unwrap();
-            for offset in [4096, 8192] {
-                let error = run(&mut set, at, offset, IoOp::Read(buf.io())).unwrap_err();
-                assert_eq!(error, IoError { fault: IoFault::Io, errno: libc::ENODATA });
+            // The second length is within a block: a direct read cannot be continued from there.
+            for length in [6144, 6244] {
+                let path = dir.sparse(&format!("{engine:?}-{direct:?}-{length}"), SIZE);
+                let mut set = MemberSet::new();
+                let options = OpenOptions { engine, direct, ..Default::default() };
+                let at = set.attach(Member::open(&path, options).unwrap()).unwrap();
+                let pool = pool();
+                let buf = pool.try_alloc(4096).unwrap();
+                assert_eq!(run(&mut set, at, 4096, IoOp::Write(buf.io())), Ok(()));
+                assert_eq!(run(&mut set, at, 0, IoOp::Flush), Ok(()));
+                std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length).unwrap();
+                for offset in [4096, 8192, SIZE - 4096] {
+                    assert_eq!(
+                        run(&mut set, at, offset, IoOp::Read(buf.io())),
+                        gone,
+                        "{engine:?} {direct:?}"
+                    );
+                    assert_eq!(run(&mut set, at, offset, IoOp::Write(buf.io())), gone);
+                    assert_eq!(run(&mut set, at, offset, IoOp::WriteMeta(vec![1; 4096])), gone);
+                    assert_eq!(run(&mut set, at, offset + 1, IoOp::WriteMeta(vec![1; 700])), gone);
+                }
+                assert_eq!(run(&mut set, at, 0, IoOp::Flush), gone);
+                assert_eq!(run(&mut set, at, 0, IoOp::Read(buf.io())), Ok(()), "what is left is there");
+                assert_eq!(std::fs::metadata(&path).unwrap().len(), length);
             }
-            assert_eq!(run(&mut set, at, 0, IoOp::Read(buf.io())), Ok(()));
         }
     }
 }
