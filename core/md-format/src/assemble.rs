@@ -308,7 +308,10 @@ fn verdict(
     if forced && !force {
         return Err(AssembleError::DirtyDegraded { why: Unsynced::of(newest), roles: not_in_sync, rejected });
     }
-    let superblock = array_superblock(newest, taken, forced);
+    // With as many members missing as parity covers, lost data are by definition what parity says and
+    // nothing is left to compare. With redundancy left, some of it may be stale: that is resynced.
+    let consistent = forced && missing_roles.len() == usize::from(level.parity());
+    let superblock = array_superblock(newest, taken, consistent);
     let members = members(taken, &superblock);
     let mut assembly = Assembly {
         dirty: !superblock.is_clean(),
@@ -326,7 +329,7 @@ fn verdict(
 
 /// The newest superblock with a role table that names the members taken and nobody else: a device that
 /// was left out must not be able to come back as if it had been there.
-fn array_superblock(newest: &Superblock, taken: &[Candidate<'_>], forced: bool) -> Superblock {
+fn array_superblock(newest: &Superblock, taken: &[Candidate<'_>], consistent: bool) -> Superblock {
     let mut superblock = newest.clone();
     let present: Vec<u32> = taken.iter().map(|one| one.superblock.dev_number()).collect();
     let entries: Vec<u32> = superblock.dev_roles().map(|(number, _)| number).collect();
@@ -338,7 +341,7 @@ fn array_superblock(newest: &Superblock, taken: &[Candidate<'_>], forced: bool) 
         // A spare needs no entry; a role holder has the same one in the newest table already.
         let _ = superblock.set_role(one.superblock.dev_number(), one.superblock.role());
     }
-    if forced {
+    if consistent {
         superblock.set_resync_offset(CLEAN);
     }
     superblock
@@ -377,7 +380,7 @@ fn warnings(
 ) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if let Some(roles) = forced {
-        warnings.push(Warning::ForcedClean { why, roles });
+        warnings.push(Warning::Forced { why, roles });
     }
     if !assembly.missing_roles.is_empty() {
         warnings.push(Warning::Degraded {

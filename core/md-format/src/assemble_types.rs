@@ -25,8 +25,8 @@ pub struct Found {
 /// How to assemble.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct AssembleOptions {
-    /// Start a dirty and degraded array by declaring it clean. Stripes that were being written when the
-    /// array stopped may then give wrong data for the missing members.
+    /// Start a dirty and degraded array. Stripes that were being written when the array stopped may then
+    /// give wrong data for the missing members.
     pub force: bool,
     /// Only this array is wanted; without it, the one that most of the devices belong to.
     pub array: Option<Uuid>,
@@ -36,7 +36,7 @@ pub struct AssembleOptions {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Assembly {
     /// The newest superblock, for the array-wide fields. Its role table names the accepted members and
-    /// nobody else, and with [`AssembleOptions::force`] it is marked clean.
+    /// nobody else. It is marked clean where [`AssembleOptions::force`] started it and no redundancy is left.
     pub superblock: Superblock,
     /// The members taken: role holders in the order of their roles, then spares by member number.
     pub members: Vec<Member>,
@@ -44,7 +44,7 @@ pub struct Assembly {
     pub missing_roles: Vec<u16>,
     /// The devices not taken, in the order in which they were named.
     pub rejected: Vec<Rejected>,
-    /// Whether parity must be resynced from [`Self::resync_offset`]. False after force.
+    /// Whether parity must be resynced from [`Self::resync_offset`].
     pub dirty: bool,
     /// Member sectors below which parity is valid; [`crate::CLEAN`] if all of it is.
     pub resync_offset: u64,
@@ -231,8 +231,8 @@ pub enum Warning {
         /// Member sectors below which parity is valid.
         resync_offset: u64,
     },
-    /// Force declared a dirty and degraded array clean.
-    ForcedClean {
+    /// Force starts a dirty and degraded array.
+    Forced {
         /// Why it was dirty.
         why: Unsynced,
         /// Roles that are missing or being rebuilt.
@@ -259,7 +259,7 @@ impl fmt::Display for Warning {
             Warning::Dirty { why, resync_offset } => {
                 write!(f, "{why}: parity from member sector {resync_offset} on will be resynced")
             }
-            Warning::ForcedClean { why, roles } => write!(
+            Warning::Forced { why, roles } => write!(
                 f,
                 "FORCED: {why}, and {} missing or not rebuilt; {} may now be reconstructed WRONG: check the file system",
                 roles_are_text(roles),

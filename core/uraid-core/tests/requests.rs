@@ -159,6 +159,10 @@ fn an_answer_waits_until_the_failed_member_is_recorded_on_all_others() {
     d.answer(Op::is_meta, None);
     assert_eq!(d.answer_to(id), None);
     d.answer(Op::is_meta, None);
+    // One event behind is what mdadm takes for current: the failed member has to be two behind.
+    assert_eq!(d.answer_to(id), None);
+    assert_eq!(d.answer_all(Op::is_meta).len(), 3);
+    assert_eq!(d.array.status().events, before + 2);
     assert_eq!(d.answer_to(id), Some(Ok(())));
     // Later writes miss the member too, but that is known.
     let id = d.write(0, d.row());

@@ -376,6 +376,8 @@ fn dirty_rows() -> Vec<Row> {
     let resync = |taken| Want::Starts { taken, degraded: 0, dirty: true, rejected: &[], warning: "resynced" };
     let refused = Want::Refused(&["not stopped cleanly and role 1 is missing", "start with force"]);
     let forced = |taken| Want::Starts { taken, degraded: 1, dirty: false, rejected: &[], warning: "FORCED" };
+    let forced_twice =
+        |taken| Want::Starts { taken, degraded: 2, dirty: false, rejected: &[], warning: "FORCED" };
     let raid4 = || array(Level::Raid4, 4);
     vec![
         row("dirty, none missing", dirty(raid5()), false, resync("d0 d1 d2 d3")),
@@ -388,7 +390,18 @@ fn dirty_rows() -> Vec<Row> {
             false,
             Want::Refused(&["role 4 is missing or not rebuilt"]),
         ),
-        row("dirty raid6, one missing, force", without(dirty(raid6()), "d4"), true, forced("d0 d1 d2 d3")),
+        row(
+            "dirty raid6, one missing, force: Q is resynced",
+            without(dirty(raid6()), "d4"),
+            true,
+            Want::Starts { taken: "d0 d1 d2 d3", degraded: 1, dirty: true, rejected: &[], warning: "FORCED" },
+        ),
+        row(
+            "dirty raid6, two missing, force",
+            without(dirty(raid6()), "d3 d4"),
+            true,
+            forced_twice("d0 d1 d2"),
+        ),
         row(
             "dirty raid5, two missing, force",
             without(dirty(raid5()), "d1 d2"),
@@ -505,7 +518,7 @@ fn rebuilding_rows() -> Vec<Row> {
             Want::Starts {
                 taken: "d0 d1 d2 d3",
                 degraded: 1,
-                dirty: false,
+                dirty: true,
                 rejected: &[],
                 warning: "FORCED",
             },

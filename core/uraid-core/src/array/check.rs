@@ -118,7 +118,7 @@ impl Array {
     fn check_counters(&self) -> Result<(), String> {
         let flushes: BTreeSet<ReqId> =
             self.flushes.current.iter().chain(&self.flushes.next).copied().collect();
-        let parked: BTreeSet<ReqId> = self.flushes.parked.iter().map(|p| p.1).collect();
+        let parked: BTreeSet<ReqId> = self.flushes.parked.iter().copied().collect();
         for (id, request) in &self.requests {
             let waiting = flushes.contains(id) || parked.contains(id) || request.throttled;
             if request.parts == 0 && !waiting {

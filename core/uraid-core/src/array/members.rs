@@ -159,7 +159,7 @@ impl Array {
         self.sync_member_failed(id);
         if self.broken {
             self.cache.unblock();
-            self.answer_parked(0);
+            self.answer_parked();
             return;
         }
         self.want_update(false);

@@ -3,7 +3,7 @@
 //! | before | must be on the members |
 //! |---|---|
 //! | the first write after a clean time | every superblock says dirty (`resync_offset` 0) |
-//! | a write is answered that a failed member missed | the others say that it failed, events + 1 |
+//! | a write is answered that a failed member missed | the others say that it failed, and are two events ahead of it: one behind is what other tools take for current |
 //! | a superblock says clean, or how far a resync or rebuild came | everything written before, by a flush of every member |
 //! | a superblock says that a member failed | those of members rebuilt since say so, or they would count as missing, too |
 //! | others give a spare a role | its own says that nothing of it is rebuilt |
@@ -34,6 +34,8 @@ pub(super) struct Meta {
     done: u64,
     /// The update that says which member failed last.
     failed: u64,
+    /// That update is to be followed by another, which answers wait for, too.
+    confirm: bool,
     /// The next update must be preceded by a flush of all members.
     flush: bool,
     update: Option<Update>,
@@ -79,6 +81,7 @@ impl Meta {
             wanted: 0,
             done: 0,
             failed: 0,
+            confirm: false,
             flush: false,
             update: None,
             uneven: true,
@@ -130,10 +133,7 @@ impl Meta {
     /// The update that was asked for last says that a member failed.
     pub(super) fn failure(&mut self) {
         self.failed = self.wanted;
-    }
-
-    pub(super) fn failure_generation(&self) -> u64 {
-        self.failed
+        self.confirm = true;
     }
 
     /// Whether the superblocks say of every failed member that it failed.
@@ -354,6 +354,11 @@ impl Array {
         if !self.broken {
             self.meta.done = update.generation;
         }
+        if self.meta.confirm && self.meta.failure_recorded() && !self.broken {
+            self.meta.confirm = false;
+            self.want_update(false);
+            self.meta.failed = self.meta.wanted;
+        }
         if std::mem::take(&mut self.meta.sealing) {
             self.cache.unblock();
         }
@@ -361,7 +366,7 @@ impl Array {
             self.meta.marked = true;
             self.cache.unblock();
         }
-        self.answer_parked(self.meta.done);
+        self.answer_parked();
         self.start_update();
     }
 }

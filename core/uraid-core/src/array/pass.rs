@@ -377,31 +377,41 @@ impl Array {
             // What was refused must not be read back from the cache.
             slot.lanes.iter_mut().for_each(|l| l.cached = Blocks::NONE);
         }
+        let lost = match &pass {
+            Some(pass) if pass.failed => Blocks(u64::MAX),
+            Some(pass) => pass.plan.failed,
+            None => Blocks::NONE,
+        };
+        if let Some(pass) = pass.as_ref().filter(|p| !lost.is_empty() || !p.plan.lost.is_empty()) {
+            self.note_unrecovered(stripe, id, lost, pass);
+        }
         self.cache.finish(id, self.geometry.data());
         let Some(pass) = pass else {
             self.sync_stripe_done(stripe, false);
             return;
         };
-        let lost = if pass.failed { Blocks(u64::MAX) } else { pass.plan.failed };
         for part in &pass.parts {
             let refused = pass.kind == Kind::Write && self.broken;
             let bad = refused || lost.meets(part.blocks()) || pass.plan.has_lost(part.lane, part.blocks());
             self.part_done(part.req, if bad { Err(RequestError::Io) } else { Ok(()) });
-        }
-        if !lost.is_empty() || !pass.plan.lost.is_empty() {
-            self.note_unrecovered(stripe, &pass);
         }
         if let Kind::Sync(_) = pass.kind {
             self.sync_stripe_done(stripe, lost.is_empty());
         }
     }
 
-    fn note_unrecovered(&mut self, stripe: u64, pass: &Pass) {
-        for part in &pass.parts {
-            let role = self.geometry.pattern(stripe).roles[usize::from(part.lane)];
-            let Some(member) = self.roles[usize::from(role.0)] else { continue };
-            let offset = self.device_offset(member, stripe) + u64::from(part.offset);
-            self.notice(Notice::ReadErrorUnrecovered { member, offset, len: part.len });
+    /// Says which blocks could not be read where nothing could take their place. Members that are gone
+    /// altogether were spoken of when they went.
+    fn note_unrecovered(&mut self, stripe: u64, id: SlotId, lost: Blocks, pass: &Pass) {
+        for lane in 0..self.geometry.data() {
+            let of_lane = pass.plan.lost.iter().filter(|l| l.0 == lane).fold(lost, |all, l| all.or(l.1));
+            let bad = self.cache.slot(id).lanes[usize::from(lane)].bad.and(of_lane);
+            let role = self.geometry.pattern(stripe).roles[usize::from(lane)];
+            let Some(member) = self.in_sync_at(role, stripe) else { continue };
+            for run in bad.runs() {
+                let offset = self.device_offset(member, stripe) + u64::from(run.offset());
+                self.notice(Notice::ReadErrorUnrecovered { member, offset, len: run.bytes() });
+            }
         }
     }
 }

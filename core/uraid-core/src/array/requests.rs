@@ -35,8 +35,8 @@ pub(super) struct Flushes {
     pub(super) outstanding: u32,
     pub(super) current: Vec<ReqId>,
     pub(super) next: Vec<ReqId>,
-    /// Answers that wait until a superblock update is on the members.
-    pub(super) parked: VecDeque<(u64, ReqId)>,
+    /// Answers that wait until the superblocks say which members failed.
+    pub(super) parked: VecDeque<ReqId>,
 }
 
 impl RequestKind {
@@ -228,7 +228,7 @@ impl Array {
         let Some(request) = self.requests.get(&id) else { return };
         let changes = request.kind != RequestKind::Read;
         if changes && request.error.is_none() && !self.meta.failure_recorded() && !self.broken {
-            self.flushes.parked.push_back((self.meta.failure_generation(), id));
+            self.flushes.parked.push_back(id);
             return;
         }
         self.answer(id);
@@ -249,14 +249,11 @@ impl Array {
         self.actions.push_back(Action::Complete { req: id, result });
     }
 
-    /// Answers what waited for superblock updates up to `generation`.
-    pub(super) fn answer_parked(&mut self, generation: u64) {
-        let parked = std::mem::take(&mut self.flushes.parked);
-        for (needs, id) in parked {
-            if needs <= generation || self.broken {
+    /// Answers what waited for the superblocks to say who failed, if they do.
+    pub(super) fn answer_parked(&mut self) {
+        if self.broken || self.meta.failure_recorded() {
+            for id in std::mem::take(&mut self.flushes.parked) {
                 self.answer(id);
-            } else {
-                self.flushes.parked.push_back((needs, id));
             }
         }
     }
