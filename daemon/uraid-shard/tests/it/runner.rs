@@ -243,6 +243,22 @@ impl Bench {
         assert_eq!(self.failed_requests, 0);
     }
 
+    /// Writes the whole array with what it holds: that replaces unreadable parity, too, which no read finds.
+    fn rewrite_all(&mut self) {
+        for offset in (0..self.model.len()).step_by(1 << 20) {
+            let len = (1 << 20).min(self.model.len() - offset);
+            let data = self.model[offset..offset + len].to_vec();
+            let payload = self.runner.pool().try_alloc(len).unwrap();
+            payload.copy_in(0, &data).unwrap();
+            let kind = RequestKind::Write { fua: false };
+            let tag = Asked { kind, offset: offset as u64, data };
+            self.busy.push((offset as u64, (offset + len) as u64));
+            let (offset, len) = (offset as u64, len as u64);
+            self.runner.submit(NewRequest { kind, offset, len, payload: Some(payload), tag });
+            self.settle();
+        }
+    }
+
     fn fail(&mut self, member: u16) {
         self.runner.array().check_fail(MemberId(member)).unwrap();
         self.runner.fail_member(MemberId(member));
@@ -304,6 +320,8 @@ fn whole_life(shape: Shape, seed: u64, shuffled: bool) {
     }
     bench.read_all();
     bench.churn(60 * rounds);
+    bench.settle();
+    bench.rewrite_all();
 
     let lost: Vec<u16> = if shape.level.parity() == 2 { vec![1, 3] } else { vec![1] };
     for member in &lost {
