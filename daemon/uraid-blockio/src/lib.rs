@@ -68,4 +68,4 @@ pub use member::{
 };
 pub use pool::{BufPool, PoolBuf};
 pub use set::{AttachError, BackendChoice, MemberSet};
-pub use sys::set_io_flusher;
+pub use sys::{loop_file, set_io_flusher};

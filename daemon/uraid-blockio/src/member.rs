@@ -73,8 +73,8 @@ pub enum Kind {
     Block,
 }
 
-/// What makes two members the same thing under two names. A loop device and the file behind it are not
-/// recognised as one.
+/// What makes two members the same thing under two names. A loop device and the file behind it have two:
+/// [`loop_file`](crate::loop_file) tells them to be one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Identity {
     /// A file, by its file system and inode (`st_dev`, `st_ino`).

@@ -8,6 +8,8 @@ use std::ptr::NonNull;
 
 use nix::{ioctl_read, ioctl_read_bad};
 
+use crate::Identity;
+
 ioctl_read!(
     /// Size of a block device in bytes (`BLKGETSIZE64`, linux/fs.h; the type in the number is `size_t`).
     blkgetsize64,
@@ -21,6 +23,63 @@ ioctl_read_bad!(
     libc::BLKSSZGET,
     libc::c_int
 );
+
+/// `struct loop_info64` (linux/loop.h).
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdev: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+ioctl_read_bad!(
+    /// What a loop device reads and writes (`LOOP_GET_STATUS64`, linux/loop.h).
+    loop_get_status64,
+    0x4c05,
+    LoopInfo
+);
+
+/// What lies behind a loop device: found by what it is and not by a path, which may be gone, or be another
+/// one in another mount namespace. To be asked of loop devices only.
+///
+/// # Errors
+/// `ENXIO` if nothing lies behind it, `ENOTTY` if it is no loop device.
+pub fn loop_file(device: BorrowedFd<'_>) -> io::Result<Identity> {
+    let mut info = LoopInfo {
+        device: 0,
+        inode: 0,
+        rdev: 0,
+        offset: 0,
+        size_limit: 0,
+        number: 0,
+        encrypt_type: 0,
+        encrypt_key_size: 0,
+        flags: 0,
+        file_name: [0; 64],
+        crypt_name: [0; 64],
+        encrypt_key: [0; 32],
+        init: [0; 2],
+    };
+    // SAFETY: the kernel writes one `struct loop_info64`, which this is.
+    unsafe { loop_get_status64(device.as_raw_fd(), &raw mut info) }?;
+    // The kernel's form of a device number (`huge_encode_dev`): minor bits 0-7, 12 bits major, the rest.
+    let number =
+        |n: u64| libc::makedev(((n >> 8) & 0xfff) as u32, ((n & 0xff) | ((n >> 12) & 0xf_ff00)) as u32);
+    Ok(match info.rdev {
+        0 => Identity::File { device: number(info.device), inode: info.inode },
+        rdev => Identity::Block { device: number(rdev) },
+    })
+}
 
 /// Maps `len` bytes of private anonymous memory at a multiple of `align`, a power of two that is a
 /// multiple of the page size. `len` is a multiple of `align`.

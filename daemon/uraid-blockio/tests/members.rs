@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod common;
 
+use std::os::fd::AsFd;
+
 use common::{Dir, Loop, finish, run, tool};
 use uraid_blockio::*;
 
@@ -222,6 +224,20 @@ fn a_block_device_is_described_claimed_and_served() {
     assert!(buf.to_vec() == expected);
     drop(set);
     assert!(Member::open(&device.0, OpenOptions::default()).is_ok());
+}
+
+#[test]
+fn what_lies_behind_a_loop_device_is_told() {
+    let dir = Dir::new("behind");
+    let path = dir.sparse("a", SIZE);
+    let device = Loop::new(&path, 512);
+    let look = |path: &str| Member::open(path, OpenOptions { exclusive: false, ..buffered() }).unwrap();
+    let file = look(path.to_str().unwrap()).identity();
+    let of = |path: &str| loop_file(std::fs::File::open(path).unwrap().as_fd());
+    assert_eq!(of(&device.0).unwrap(), file);
+    let second = Loop::new(device.0.as_ref(), 512);
+    assert_eq!(of(&second.0).unwrap(), look(&device.0).identity());
+    assert_eq!(of("/dev/null").unwrap_err().raw_os_error(), Some(libc::ENOTTY));
 }
 
 /// Mounts a tmpfs that only this thread (and what it starts) sees, and that goes with it.

@@ -2,13 +2,19 @@
 //! keeps others away while something is decided about them.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+
+use crate::backing::{self, Backing};
+
+/// How many loop devices may lie over one another before it is taken for a circle.
+const LOOPS_DEEP_MAX: usize = 8;
 
 /// What a path leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,7 +41,10 @@ pub struct Device {
     file: File,
     kind: DeviceKind,
     bytes: u64,
+    node: (u64, u64),
     identity: (u64, u64),
+    /// What lies behind it, if it is a loop device; open for the locks on it.
+    behind: Vec<File>,
 }
 
 /// Why a path cannot be used as a device.
@@ -64,7 +73,8 @@ impl Device {
     /// Opens for what `access` says, and keeps other users away until dropped: a block device is opened
     /// exclusively (mounted, swapped on, part of a kernel array or mapping: refused); a file gets an
     /// open-file-description lock over its whole length, as member I/O takes it and QEMU respects it, and
-    /// for writing it must not be a swap file or back a loop device. The claim is not shared within the
+    /// for writing it must not be a swap file or back a loop device. What lies behind a loop device is
+    /// claimed with it, as far as it is the same bytes. The claim is not shared within the
     /// process either: whoever opens the device beside it must do so without claiming.
     ///
     /// # Errors
@@ -75,9 +85,10 @@ impl Device {
         if is_block(path) {
             options.custom_flags(libc::O_EXCL);
         }
-        let device = Self::open(path, &options)?;
-        if device.kind == DeviceKind::File {
-            device.lock_file(access)?;
+        let mut device = Self::open(path, &options)?;
+        match device.kind {
+            DeviceKind::File => device.lock_file(access)?,
+            DeviceKind::Block => device.behind = claim_behind(device.node, access)?,
         }
         Ok(device)
     }
@@ -103,8 +114,10 @@ impl Device {
                 return Err(DeviceError::Open(error));
             }
         };
-        let identity = identity(&metadata);
-        let device = Device { path: path.into(), file, kind: DeviceKind::File, bytes, identity };
+        let node = node_of(&metadata);
+        let kind = DeviceKind::File;
+        let device =
+            Device { path: path.into(), file, kind, bytes, node, identity: node, behind: Vec::new() };
         match device.lock_file(Access::Write) {
             Ok(()) => Ok(device),
             Err(error) => {
@@ -134,30 +147,16 @@ impl Device {
             _ => DeviceError::Open(error),
         })?;
         let bytes = file.seek(SeekFrom::End(0)).map_err(DeviceError::Open)?;
-        Ok(Device { path: path.into(), file, kind, bytes, identity: identity(&metadata) })
+        let node = node_of(&metadata);
+        Ok(Device { path: path.into(), file, kind, bytes, node, identity: resolve(node), behind: Vec::new() })
     }
 
     fn lock_file(&self, access: Access) -> Result<(), DeviceError> {
-        let lock_type = match access {
-            Access::Read => libc::F_RDLCK,
-            Access::Write => libc::F_WRLCK,
-        };
-        let lock = libc::flock {
-            l_type: lock_type as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        match fcntl(&self.file, FcntlArg::F_OFD_SETLK(&lock)) {
-            Ok(_) => {}
-            Err(Errno::EAGAIN | Errno::EACCES) => {
-                let holder = "another process, perhaps a running uraid, holds a lock on it";
-                return Err(DeviceError::InUse(holder.to_owned()));
-            }
-            Err(error) => return Err(DeviceError::Open(error.into())),
+        if !lock(&self.file, &(0..0), access).map_err(DeviceError::Open)? {
+            let holder = "another process, perhaps a running uraid, holds a lock on it";
+            return Err(DeviceError::InUse(holder.to_owned()));
         }
-        let user = if access == Access::Write { kernel_user(&self.path) } else { None };
+        let user = if access == Access::Write { kernel_user(self.node) } else { None };
         match user {
             Some(user) => Err(DeviceError::InUse(user)),
             None => Ok(()),
@@ -189,7 +188,13 @@ impl Device {
         self.bytes / md_format::SECTOR
     }
 
-    /// Equal for two paths that lead to the same file or device, and only for them.
+    /// The file or device by itself: a loop device is another one than the file behind it.
+    pub fn node(&self) -> (u64, u64) {
+        self.node
+    }
+
+    /// Equal for two paths that lead to the same bytes: a loop device that begins where its file does is
+    /// the same as the file.
     pub fn identity(&self) -> (u64, u64) {
         self.identity
     }
@@ -206,12 +211,13 @@ impl Device {
     }
 }
 
-/// What [`Device::identity`] would be, without opening anything; none if the path leads nowhere.
+/// What [`Device::identity`] would be; none if the path leads nowhere.
 pub fn identity_of(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().as_ref().map(identity)
+    std::fs::metadata(path).ok().map(|metadata| resolve(node_of(&metadata)))
 }
 
-fn identity(metadata: &Metadata) -> (u64, u64) {
+/// What [`Device::node`] would be.
+pub(crate) fn node_of(metadata: &Metadata) -> (u64, u64) {
     if metadata.file_type().is_block_device() {
         // No file system has this inode number, so a device never equals a file.
         (metadata.rdev(), u64::MAX)
@@ -220,25 +226,93 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
     }
 }
 
+/// Block devices by their number, as long as something lies behind them.
+fn behind(node: (u64, u64)) -> impl Iterator<Item = Backing> {
+    let of = |node: (u64, u64)| if node.1 == u64::MAX { backing::of(node.0) } else { None };
+    std::iter::successors(of(node), move |found| of(found.node)).take(LOOPS_DEEP_MAX)
+}
+
+fn resolve(node: (u64, u64)) -> (u64, u64) {
+    behind(node).take_while(|found| found.range.start == 0).last().map_or(node, |found| found.node)
+}
+
+/// Claims what lies behind a loop device. A path that leads elsewhere by now, or nowhere, is passed over:
+/// then nobody else comes by that path either.
+fn claim_behind(node: (u64, u64), access: Access) -> Result<Vec<File>, DeviceError> {
+    let mut held = Vec::new();
+    for found in behind(node) {
+        let shown = found.path.display();
+        if access == Access::Write {
+            let loops = backing::loops_over(found.node, &found.range);
+            if let Some(other) = loops.iter().find(|name| **name != found.name) {
+                return Err(DeviceError::InUse(format!(
+                    "{shown}, which lies behind it, backs /dev/{other} too"
+                )));
+            }
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(access == Access::Write);
+        let is_block = found.node.1 == u64::MAX;
+        if is_block && found.range.start == 0 {
+            options.custom_flags(libc::O_EXCL);
+        }
+        let file = match options.open(&found.path) {
+            Ok(file) => file,
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                return Err(DeviceError::InUse(format!("{shown}, which lies behind it, is in use")));
+            }
+            Err(error) => {
+                tracing::warn!("{shown} lies behind /dev/{} and cannot be claimed: {error}", found.name);
+                continue;
+            }
+        };
+        if node_of(&file.metadata().map_err(DeviceError::Open)?) != found.node {
+            continue;
+        }
+        if !is_block && !lock(&file, &found.range, access).map_err(DeviceError::Open)? {
+            let holder = "which lies behind it, is locked by another process, perhaps a running uraid";
+            return Err(DeviceError::InUse(format!("{shown}, {holder}")));
+        }
+        held.push(file);
+    }
+    Ok(held)
+}
+
+/// Locks a range of a file, an empty one meaning all of it. False if somebody else has locked it.
+fn lock(file: &File, range: &Range<u64>, access: Access) -> io::Result<bool> {
+    let lock_type = match access {
+        Access::Read => libc::F_RDLCK,
+        Access::Write => libc::F_WRLCK,
+    };
+    let offset = |bytes: u64| libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput);
+    let lock = libc::flock {
+        l_type: lock_type as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: offset(range.start)?,
+        l_len: offset(range.end.saturating_sub(range.start))?,
+        l_pid: 0,
+    };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&lock)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn is_block(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
 }
 
 /// What in the kernel uses this file: a loop device or swap, in words.
-fn kernel_user(path: &Path) -> Option<String> {
-    let path = path.canonicalize().ok()?;
-    for entry in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-        let backing = std::fs::read_to_string(entry.path().join("loop/backing_file"));
-        if backing.is_ok_and(|backing| Path::new(backing.trim_end_matches('\n')) == path) {
-            return Some(format!("it backs /dev/{}", entry.file_name().to_string_lossy()));
-        }
+fn kernel_user(node: (u64, u64)) -> Option<String> {
+    if let Some(name) = backing::loops_over(node, &(0..u64::MAX)).first() {
+        return Some(format!("it backs /dev/{name}"));
     }
-    let mut swaps = String::new();
     // /proc/swaps escapes blanks in paths as octal; such a swap file is missed here and nowhere else.
-    File::open("/proc/swaps").and_then(|mut file| file.read_to_string(&mut swaps)).ok()?;
-    let is_swap =
-        swaps.lines().any(|line| line.split_whitespace().next().is_some_and(|p| Path::new(p) == path));
-    is_swap.then(|| "the kernel swaps to it".to_owned())
+    let swaps = std::fs::read_to_string("/proc/swaps").ok()?;
+    let paths = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+    let mut nodes = paths.filter_map(|path| std::fs::metadata(path).ok());
+    nodes.any(|swap| node_of(&swap) == node).then(|| "the kernel swaps to it".to_owned())
 }
 
 #[cfg(test)]

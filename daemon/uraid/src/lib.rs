@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod assembly;
+mod backing;
 pub mod check_config;
 pub mod cli;
 pub mod commands;

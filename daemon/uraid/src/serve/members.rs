@@ -93,14 +93,14 @@ pub(super) fn open_all(
 /// A text that names the path.
 pub(super) fn open_one(device: &Device, options: OpenOptions) -> Result<Member, String> {
     let member = Member::open(device.path(), options).map_err(|error| error.to_string())?;
-    if identity(&member) != device.identity() || member.size() != device.bytes() {
+    if node(&member) != device.node() || member.size() != device.bytes() {
         return Err(format!("{} became another device while it was being opened", device.path().display()));
     }
     Ok(member)
 }
 
-/// The same pair as [`Device::identity`].
-fn identity(member: &Member) -> (u64, u64) {
+/// The same pair as [`Device::node`].
+fn node(member: &Member) -> (u64, u64) {
     match member.identity() {
         Identity::File { device, inode } => (device, inode),
         Identity::Block { device } => (device, u64::MAX),
