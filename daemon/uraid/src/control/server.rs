@@ -18,7 +18,10 @@ use super::protocol::{Answer, ControlError, ErrorCode, Reply, Request};
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 /// Connections at once; further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 32;
-/// How long a connection may be silent, or not take its reply.
+/// How long a connection may be silent before a request, or not take its reply. Clients ask as soon as they are connected; short,
+/// because idle ones keep an operator waiting when there are [`CONNECTIONS_MAX`] of them.
+const IDLE_MAX: Duration = Duration::from_secs(5);
+/// How long requests may take to be finished at the end.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Whoever knows the array.
@@ -29,7 +32,7 @@ pub trait ControlHandler: Send + Sync + 'static {
 }
 
 /// Serves connections until `stop` resolves, then lets the requests that are being handled finish (so
-/// that `stop` itself is answered) for as long as a client may be silent.
+/// that `stop` itself is answered) for a minute at most.
 ///
 /// Must be called within a tokio runtime, of whichever kind. Errors of one connection end that one.
 ///
@@ -75,7 +78,7 @@ async fn converse<H: ControlHandler>(
     let mut reader = BufReader::new(reader);
     loop {
         let line = tokio::select! {
-            line = tokio::time::timeout(SILENCE_MAX, read_line(&mut reader)) => line,
+            line = tokio::time::timeout(IDLE_MAX, read_line(&mut reader)) => line,
             _ = closed.wait_for(|closed| *closed) => return,
         };
         let Ok(Ok(Some(line))) = line else { return };
@@ -88,7 +91,7 @@ async fn converse<H: ControlHandler>(
         };
         let Ok(mut reply) = serde_json::to_vec(&Reply::from(reply)) else { return };
         reply.push(b'\n');
-        let sent = tokio::time::timeout(SILENCE_MAX, writer.write_all(&reply)).await;
+        let sent = tokio::time::timeout(IDLE_MAX, writer.write_all(&reply)).await;
         if fatal || !matches!(sent, Ok(Ok(()))) {
             return;
         }
@@ -224,6 +227,28 @@ mod tests {
             let error = client.ask(&Request::Fail { member: "/hang".into() }).await.unwrap_err();
             assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
             assert!(client.with_patience(Duration::from_secs(10)).ask(&Request::Status).await.is_ok());
+        });
+    }
+
+    #[test]
+    fn idle_connections_keep_nobody_out() {
+        with_server(|path| async move {
+            let mut idle = Vec::new();
+            for _ in 0..2 * CONNECTIONS_MAX {
+                idle.push(UnixStream::connect(&path).await.unwrap());
+            }
+            // Half a request is silence too.
+            idle[0].write_all(b"{").await.unwrap();
+            // Nothing else is to be done, so that this clock runs ahead to the next time-out.
+            tokio::time::pause();
+            assert!(Client::new(path).with_patience(10 * IDLE_MAX).ask(&Request::Status).await.is_ok());
+            tokio::time::resume();
+            for mut stream in idle {
+                let mut rest = Vec::new();
+                // Unread bytes make the end a reset.
+                let _ = stream.read_to_end(&mut rest).await;
+                assert!(rest.is_empty());
+            }
         });
     }
 
