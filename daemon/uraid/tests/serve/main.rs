@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod client;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod loops;
