@@ -248,6 +248,24 @@ fn write_all(members: Vec<Candidate>, plan: &[Superblock]) -> Result<(), Failure
 /// Makes the missing files, removes old signatures, and writes the superblocks.
 fn write_members(members: Vec<Candidate>, plan: &[Superblock]) -> Result<(), Failure> {
     let mut journal = Journal::new();
+    match write_into(&mut journal, members, plan) {
+        Ok(()) => {
+            journal.keep();
+            Ok(())
+        }
+        Err(why) if journal.take_back() => {
+            Err(Failure::operating(format!("{why}; all members were put back as they were")))
+        }
+        Err(why) => Err(Failure::operating(format!(
+            "{why}; what was written could not be taken back everywhere: look at the errors above, and at \
+             the members with `uraid examine`"
+        ))),
+    }
+}
+
+/// The error names the member.
+fn write_into(journal: &mut Journal, members: Vec<Candidate>, plan: &[Superblock]) -> Result<(), String> {
+    let failed = |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     for member in members {
         match member {
             Candidate::Existing { device, .. } => journal.push(device),
@@ -260,20 +278,15 @@ fn write_members(members: Vec<Candidate>, plan: &[Superblock]) -> Result<(), Fai
     for (index, superblock) in plan.iter().enumerate() {
         let path = journal.devices().get(index).map(|device| device.path().to_owned()).unwrap_or_default();
         journal.wipe(index).map_err(|error| failed(&path, &error))?;
-        write_superblock(&mut journal, index, superblock).map_err(|error| failed(&path, &error))?;
+        write_superblock(journal, index, superblock).map_err(|error| failed(&path, &error))?;
     }
-    journal.sync().map_err(|error| Failure::operating(format!("nothing was kept: cannot sync: {error}")))?;
+    journal.sync().map_err(|error| format!("cannot sync: {error}"))?;
     for (device, superblock) in journal.devices().iter().zip(plan) {
         if scan::superblock(device).ok().as_ref() != Some(superblock) {
             return Err(failed(device.path(), &"what was written does not read back"));
         }
     }
-    journal.keep();
     Ok(())
-}
-
-fn failed(path: &Path, why: &dyn std::fmt::Display) -> Failure {
-    Failure::operating(format!("{}: {why}; all members were put back as they were", path.display()))
 }
 
 fn write_superblock(journal: &mut Journal, index: usize, superblock: &Superblock) -> io::Result<()> {

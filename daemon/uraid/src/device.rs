@@ -88,7 +88,13 @@ impl Device {
         let mut device = Self::open(path, &options)?;
         match device.kind {
             DeviceKind::File => device.lock_file(access)?,
-            DeviceKind::Block => device.behind = claim_behind(device.node, access)?,
+            DeviceKind::Block => {
+                if access == Access::Write && is_set_read_only(device.node.0) {
+                    let why = "it is set read-only; `blockdev --setrw` may change that";
+                    return Err(DeviceError::Open(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, why)));
+                }
+                device.behind = claim_behind(device.node, access)?;
+            }
         }
         Ok(device)
     }
@@ -301,6 +307,14 @@ fn lock(file: &File, range: &Range<u64>, access: Access) -> io::Result<bool> {
 
 fn is_block(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
+}
+
+/// Whether the kernel refuses writes to the block device of this number, which it does not say when the
+/// device is opened for writing.
+fn is_set_read_only(device: u64) -> bool {
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let told = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro"));
+    told.is_ok_and(|told| told.trim() == "1")
 }
 
 /// What in the kernel uses this file: a loop device or swap, in words.

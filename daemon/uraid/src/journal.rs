@@ -99,6 +99,42 @@ impl Journal {
         Err(io::Error::other("old signatures keep appearing; clear the device with `wipefs --all` first"))
     }
 
+    /// Puts the old bytes back, newest write first, and removes the files that were made. What cannot be
+    /// undone is logged and does not stop the rest; says whether all was.
+    pub fn take_back(mut self) -> bool {
+        self.restore()
+    }
+
+    fn restore(&mut self) -> bool {
+        if std::mem::replace(&mut self.kept, true) {
+            return true;
+        }
+        let mut whole = true;
+        for old in self.old.iter().rev() {
+            let Some(device) = self.devices.get(old.device) else { continue };
+            let Err(error) = device.file().write_all_at(&old.bytes, old.offset) else { continue };
+            // A device that takes no writes did not take the one that is to be undone either.
+            if device.read_at(old.offset, old.bytes.len()).is_ok_and(|now| now == old.bytes) {
+                continue;
+            }
+            whole = false;
+            tracing::error!("{}: cannot restore byte {}: {error}", device.path().display(), old.offset);
+        }
+        for device in &self.devices {
+            if let Err(error) = device.file().sync_all() {
+                whole = false;
+                tracing::error!("{}: cannot sync: {error}", device.path().display());
+            }
+        }
+        for path in &self.created {
+            if let Err(error) = std::fs::remove_file(path) {
+                whole = false;
+                tracing::error!("{}: cannot remove: {error}", path.display());
+            }
+        }
+        whole
+    }
+
     /// Everything went well: what was written stays. The devices are handed back, still claimed, for whoever
     /// goes on with them.
     pub fn keep(mut self) -> Vec<Device> {
@@ -114,34 +150,21 @@ impl Default for Journal {
 }
 
 impl Drop for Journal {
-    /// Unless [`Journal::keep`] was called, puts the old bytes back, newest write first, and removes the
-    /// files that were made. Errors are told and do not stop the rest.
+    /// What [`Journal::take_back`] does, unless [`Journal::keep`] was called.
     fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        for old in self.old.iter().rev() {
-            let Some(device) = self.devices.get(old.device) else { continue };
-            if let Err(error) = device.file().write_all_at(&old.bytes, old.offset) {
-                tracing::error!("{}: cannot restore byte {}: {error}", device.path().display(), old.offset);
-            }
-        }
-        for device in &self.devices {
-            if let Err(error) = device.file().sync_all() {
-                tracing::error!("{}: cannot sync: {error}", device.path().display());
-            }
-        }
-        for path in &self.created {
-            if let Err(error) = std::fs::remove_file(path) {
-                tracing::error!("{}: cannot remove: {error}", path.display());
-            }
-        }
+        self.restore();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
+
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use nix::unistd::ftruncate;
+
     use crate::device::Access;
 
     #[test]
@@ -162,6 +185,24 @@ mod tests {
         drop(journal);
         assert_eq!(std::fs::read(&old).unwrap(), before);
         assert!(!new.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_taken_back_is_not_said_to_be() {
+        // Memory that can be sealed against writing at any time.
+        let file = memfd_create(c"journal", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        ftruncate(&file, 4096).unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let mut journal = Journal::new();
+        journal.push(Device::claim(&path, Access::Write).unwrap());
+        journal.write(0, 512, &[1; 512]).unwrap();
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).unwrap();
+        assert!(journal.write(0, 1024, &[1; 512]).is_err());
+        assert!(!journal.take_back());
+        let mut journal = Journal::new();
+        journal.push(Device::claim(&path, Access::Write).unwrap());
+        assert!(journal.write(0, 512, &[2; 512]).is_err());
+        assert!(journal.take_back(), "nothing was written, so nothing is left to be undone");
     }
 
     #[test]

@@ -10,7 +10,11 @@ struct Loop(PathBuf);
 
 impl Loop {
     fn over(file: &Path) -> Loop {
-        let output = Command::new("/sbin/losetup").args(["--show", "-f"]).arg(file).output();
+        Loop::with(&["--show", "-f"], file)
+    }
+
+    fn with(options: &[&str], file: &Path) -> Loop {
+        let output = Command::new("/sbin/losetup").args(options).arg(file).output();
         let output = output.unwrap_or_else(|error| panic!("this test needs losetup of util-linux: {error}"));
         assert!(output.status.success(), "this test needs to be root, with loop devices: {output:?}");
         Loop(String::from_utf8(output.stdout).unwrap().trim().into())
@@ -79,4 +83,19 @@ fn a_file_and_its_loop_device_are_not_two_members() {
     let [a, b, device] = [&a, &b, &device.0].map(|path| path.to_str().unwrap());
     let run = world.uraid(&["create", "--level", "5", "--name", "x", device, a, b]);
     assert!(run.code == 1 && run.stderr.contains(&format!("it is the same device as {device}")), "{run:?}");
+}
+
+#[test]
+fn a_device_that_takes_no_writes_is_refused_before_anything_is_written() {
+    let world = World::new(5, 3);
+    let before: Vec<_> = world.members.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let device = Loop::with(&["--show", "-f", "--read-only"], &world.members[2]);
+    let [a, b] = [0, 1].map(|n: usize| world.members[n].to_str().unwrap());
+    let device = device.0.to_str().unwrap();
+    let run = world.uraid(&["create", "--force", "--level", "5", "--name", "x", a, b, device]);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.stderr.contains("nothing was changed") && run.stderr.contains("read-only"), "{run:?}");
+    assert!(!run.stderr.contains("cannot restore"), "{run:?}");
+    let after: Vec<_> = world.members.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    assert!(before == after);
 }
