@@ -24,7 +24,7 @@ mod tuning;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use md_format::Assembly;
 use nbd_rs::ExportInfo;
@@ -34,6 +34,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use uraid_blockio::set_io_flusher;
 use uraid_config::{Address, Config};
+use uraid_core::SyncKind;
 use uraid_shard::{Shard, ShardConfig, ShardExit, ShardHandle, cpu_engine};
 
 use self::door::Door;
@@ -51,6 +52,11 @@ use crate::{human, out};
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// How much longer the shard may take to say that its time is up.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+/// The time for the shard to say how things are before it is told to stop.
+const LAST_LOOK: Duration = Duration::from_secs(1);
+/// How long after a signal another one counts as the same: a service manager or `timeout` tells a program
+/// and then its process group, which the program is in.
+const SIGNAL_ECHO: Duration = Duration::from_secs(2);
 /// The time for operators to take their last answers.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -157,18 +163,46 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     close_doors(doors).await;
     let outcome = match early {
         Some(exit) => Err(Unclean::Exit(exit)),
-        None => stop(&shard, exit, &mut signals).await,
+        None => {
+            let parity = parity_left(&operator).await;
+            stop(&shard, exit, &mut signals).await.map(|()| parity)
+        }
     };
     // From here on another daemon may take the members and the sockets.
     claims.lock().unwrap_or_else(PoisonError::into_inner).release_all();
     drop(control_file);
     let name = &operator.facts.name;
-    tell_ending.send_replace(Some(match &outcome {
-        Ok(()) => Ok(format!("{name} is stopped and marked clean")),
+    let ending = match &outcome {
+        Ok(_) if operator.facts.read_only => Ok(format!("{name} is stopped")),
+        Ok(None) => Ok(format!("{name} is stopped and marked clean")),
+        Ok(Some(parity)) => Ok(format!("{name} is stopped; {parity}")),
         Err(unclean) => Err(format!("{name}: {unclean}")),
-    }));
+    };
+    if let Ok(text) = &ending {
+        tracing::info!("{text}");
+    }
+    tell_ending.send_replace(Some(ending));
     last_words(control).await;
-    outcome.map_err(|unclean| Failure::operating(format!("{name}: {unclean}")))
+    outcome.map(|_| ()).map_err(|unclean| Failure::operating(format!("{name}: {unclean}")))
+}
+
+/// What the superblocks will say about parity that is not known to match, in words: they keep how far the
+/// resync came. None if all of it matches.
+async fn parity_left(operator: &Operator) -> Option<String> {
+    // A shard that does not answer has other troubles, which its exit tells.
+    let asked = tokio::time::timeout(LAST_LOOK, operator.look()).await;
+    let array = asked.ok()?.ok()?.array;
+    if !array.resync_due {
+        return None;
+    }
+    let resync = array.sync.filter(|sync| sync.kind == SyncKind::Resync && sync.total_stripes > 0);
+    Some(match resync {
+        Some(sync) => format!(
+            "parity is resynced up to {} %, the rest follows at the next start",
+            sync.done_stripes.saturating_mul(100) / sync.total_stripes
+        ),
+        None => "parity is not resynced yet, which follows at the next start".to_owned(),
+    })
 }
 
 /// A kernel that is short of memory may want to write to this volume before it gives this program any; see
@@ -330,6 +364,7 @@ async fn last_words(control: JoinHandle<io::Result<()>>) {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    first: Option<Instant>,
 }
 
 impl Signals {
@@ -337,14 +372,23 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            first: None,
         })
     }
 
-    /// The name of the next one.
+    /// The name of the next one that means something: the first, and those that are no echo of it.
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            let name = tokio::select! {
+                _ = self.terminate.recv() => "SIGTERM",
+                _ = self.interrupt.recv() => "SIGINT",
+            };
+            let echo = self.first.is_some_and(|first| first.elapsed() < SIGNAL_ECHO);
+            self.first.get_or_insert_with(Instant::now);
+            if !echo {
+                return name;
+            }
+            tracing::debug!("another {name} right after the first signal is taken for the same");
         }
     }
 }

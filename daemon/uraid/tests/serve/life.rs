@@ -192,6 +192,25 @@ fn a_new_array_whose_parity_is_to_be_made_is_not_called_badly_stopped() {
 }
 
 #[test]
+fn a_stop_before_the_resync_is_done_says_so() {
+    let world = World::new(5, 3);
+    // So much that reading it takes longer than a stop, and no zeroes, which would need no resync.
+    let members = [0, 1, 2].map(|i| world.blank(&format!("big{i}"), 3 << 30));
+    std::fs::OpenOptions::new().write(true).open(&members[0]).unwrap().write_all(&[1; 512]).unwrap();
+    let paths: Vec<&str> = members.iter().map(|path| path.to_str().unwrap()).collect();
+    let run = world.uraid(&[&["create", "--level", "5", "--name", "vol", "--force"], &paths[..]].concat());
+    assert!(run.code == 0 && run.stdout.contains("a resync runs"), "{run:?}");
+    for _ in 0..2 {
+        let daemon = world.serve_with(&[], &members);
+        let stopped = world.ctl("stop", &[]);
+        assert_eq!(stopped.code, 0, "{stopped:?}");
+        assert!(stopped.stdout.starts_with("vol is stopped; parity is "), "{stopped:?}");
+        assert!(stopped.stdout.ends_with(" at the next start\n"), "{stopped:?}");
+        assert_eq!(daemon.wait().0, Some(0));
+    }
+}
+
+#[test]
 fn silent_strangers_on_the_network_keep_nobody_out_of_the_unix_socket() {
     let world = World::new(5, 3);
     let daemon = world.serve_with(&["--listen", "tcp:127.0.0.1:0"], &world.members);
@@ -281,6 +300,21 @@ fn sigterm_during_load_loses_nothing_that_was_acknowledged() {
     assert_eq!(world.status()["sync"], serde_json::Value::Null);
     check_load(&world, 128, acknowledged, acknowledged + 1);
     daemon.terminate();
+}
+
+#[test]
+fn a_signal_that_comes_twice_at_once_is_one_signal() {
+    let world = World::new(6, 5);
+    for _ in 0..4 {
+        let daemon = world.serve();
+        world.client().write(0, &[1; 1 << 20]).unwrap();
+        // Two kinds, because two of one kind may become one on their way.
+        daemon.signal(Signal::SIGTERM);
+        daemon.signal(Signal::SIGINT);
+        let (code, log) = daemon.wait();
+        assert_eq!(code, Some(0), "{log}");
+        world.assert_all_clean();
+    }
 }
 
 #[test]
