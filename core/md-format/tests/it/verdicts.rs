@@ -515,13 +515,7 @@ fn rebuilding_rows() -> Vec<Row> {
             "dirty and rebuilding, force",
             dirty_rebuilding,
             true,
-            Want::Starts {
-                taken: "d0 d1 d2 d3",
-                degraded: 1,
-                dirty: true,
-                rejected: &[],
-                warning: "FORCED",
-            },
+            Want::Starts { taken: "d0 d1 d2 d3", degraded: 1, dirty: true, rejected: &[], warning: "FORCED" },
         ),
     ]
 }
