@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use async_tx::{Engine, Op, Region};
 use engine_cpu::CpuBackend;
-use raid6_simd::Kernels;
+use raid6_simd::{Change, Kernels};
 
 const CALLS: u32 = 200_000;
 
@@ -33,7 +33,8 @@ fn main() -> Outcome<()> {
         let direct = {
             let (data, parity) = memory.split_at_mut(2 * len);
             let ((old, new), (p, q)) = (data.split_at(len), parity.split_at_mut(len));
-            time(|| Ok(kernels.pq_update(old, new, 3, Some(&mut *p), Some(&mut *q))?))?
+            let change = Change { exponent: 3, old: Some(old), new: Some(new) };
+            time(|| Ok(kernels.pq_update(&[change], Some(&mut *p), Some(&mut *q))?))?
         };
         let base = memory.as_mut_ptr();
         // SAFETY: four blocks of `memory`, which outlives every chain and is not touched otherwise.

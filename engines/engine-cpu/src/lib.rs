@@ -35,7 +35,7 @@ mod blocks;
 use async_tx::{
     Backend, Caps, CheckedOp, Completion, Fault, Inline, Limits, Lost, Op, OpKind, ReadyOp, Region, Verdict,
 };
-use raid6_simd::{Error, Kernels, LostData, Parity};
+use raid6_simd::{Change, Error, Kernels, LostData, Parity};
 
 use crate::blocks::{optional, with_blocks};
 
@@ -154,7 +154,8 @@ fn execute(kernels: &Kernels, op: &CheckedOp<'_>) -> Result<Verdict, Error> {
             // SAFETY: a checked operation in hand.
             unsafe {
                 let (p, q) = (p.map(|p| p.bytes_mut()), q.map(|q| q.bytes_mut()));
-                kernels.pq_update(old.bytes(), new.bytes(), exponent, p, q)
+                let change = Change { exponent, old: Some(old.bytes()), new: Some(new.bytes()) };
+                kernels.pq_update(&[change], p, q)
             }?;
         }
         // SAFETY: a checked operation in hand.

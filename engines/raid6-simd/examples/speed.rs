@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use raid6_simd::{Kernel, Kernels, LostData, Parity, Selection};
+use raid6_simd::{Change, Kernel, Kernels, LostData, Parity, Selection};
 
 /// GB/s of `bytes` moved by each call of `work`.
 fn rate(
@@ -51,7 +51,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     [LostData { exponent: 0, out: &mut *x }, LostData { exponent: 1, out: &mut *y }];
                 kernels.recover(&left, &mut lost, Parity::Good(p), Parity::Good(q))
             })?;
-            let update = rate(len, || kernels.pq_update(x, y, 3, Some(&mut *p), Some(&mut *q)))?;
+            let update = rate(len, || {
+                let change = Change { exponent: 3, old: Some(x), new: Some(y) };
+                kernels.pq_update(&[change], Some(&mut *p), Some(&mut *q))
+            })?;
             println!(
                 "{:<12} {n:>3} {len:>6} {pq:>8.1} {p_only:>8.1} {check:>8.1} {two:>8.1} {update:>8.1}",
                 kernel.name()

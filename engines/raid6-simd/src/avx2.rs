@@ -36,6 +36,7 @@ struct Nibbles {
 
 impl Vector for Ymm {
     const BYTES: usize = 32;
+    const STREAMS: bool = true;
     type Coefficient = Nibbles;
 
     #[inline(always)]
@@ -54,6 +55,18 @@ impl Vector for Ymm {
     unsafe fn store(self, dst: *mut u8) {
         // SAFETY: the CPU has AVX2 and 32 bytes are writable; the store needs no alignment.
         unsafe { _mm256_storeu_si256(dst.cast(), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream(self, dst: *mut u8) {
+        // SAFETY: the CPU has AVX2, and 32 bytes are writable at an address that is a multiple of 32.
+        unsafe { _mm256_stream_si256(dst.cast(), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn fence() {
+        // SAFETY: every x86-64 CPU has SSE.
+        unsafe { _mm_sfence() }
     }
 
     #[inline(always)]
@@ -109,4 +122,7 @@ impl Vector for Ymm {
     }
 }
 
-routines! { #[target_feature(enable = "avx2")] kernel: Kernel::Avx2, vector: Ymm, depth: 4, wide: 4 }
+routines! {
+    #[target_feature(enable = "avx2")]
+    kernel: Kernel::Avx2, vector: Ymm, pq: 4 / 4, xor: 4 / 8, update: 2, dense: []
+}

@@ -44,12 +44,15 @@ static MATRICES: [u64; 256] = {
 
 /// Multiplication by {02}, the step of Horner's rule.
 const TIMES_TWO: i64 = gf::affine_matrix(2) as i64;
+/// Multiplication by {04}: two steps at once.
+const TIMES_FOUR: i64 = gf::affine_matrix(4) as i64;
 
 #[derive(Clone, Copy)]
 struct Zmm(__m512i);
 
 impl Vector for Zmm {
     const BYTES: usize = 64;
+    const STREAMS: bool = true;
     type Coefficient = __m512i;
 
     #[inline(always)]
@@ -71,9 +74,27 @@ impl Vector for Zmm {
     }
 
     #[inline(always)]
+    unsafe fn stream(self, dst: *mut u8) {
+        // SAFETY: the CPU has AVX-512F, and 64 bytes are writable at an address that is a multiple of 64.
+        unsafe { _mm512_stream_si512(dst.cast(), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn fence() {
+        // SAFETY: every x86-64 CPU has SSE.
+        unsafe { _mm_sfence() }
+    }
+
+    #[inline(always)]
     unsafe fn xor(self, other: Self) -> Self {
         // SAFETY: the CPU has AVX-512F.
         Zmm(unsafe { _mm512_xor_si512(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn xor3(self, a: Self, b: Self) -> Self {
+        // SAFETY: the CPU has AVX-512F. The truth table 0x96 is that of a sum of three bits.
+        Zmm(unsafe { _mm512_ternarylogic_epi64::<0x96>(self.0, a.0, b.0) })
     }
 
     #[inline(always)]
@@ -92,6 +113,16 @@ impl Vector for Zmm {
     unsafe fn mul2(self) -> Self {
         // SAFETY: the CPU has AVX-512F and GFNI.
         Zmm(unsafe { _mm512_gf2p8affine_epi64_epi8::<0>(self.0, _mm512_set1_epi64(TIMES_TWO)) })
+    }
+
+    /// Two products that do not wait for each other and one sum of three.
+    #[inline(always)]
+    unsafe fn horner2(self, b: Self, a: Self) -> Self {
+        // SAFETY: the CPU has AVX-512F and GFNI.
+        unsafe {
+            let four = _mm512_set1_epi64(TIMES_FOUR);
+            Zmm(_mm512_gf2p8affine_epi64_epi8::<0>(self.0, four)).xor3(b.mul2(), a)
+        }
     }
 
     #[inline(always)]
@@ -123,5 +154,6 @@ impl Vector for Zmm {
 
 routines! {
     #[target_feature(enable = "avx512f,avx512bw,gfni")]
-    kernel: Kernel::Avx512Gfni, vector: Zmm, depth: 4, wide: 8
+    kernel: Kernel::Avx512Gfni, vector: Zmm,
+    pq: 2 / 8, xor: 4 / 8, update: 4, dense: [2, 3, 4, 5]
 }

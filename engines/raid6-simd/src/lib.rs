@@ -51,6 +51,7 @@
 mod error;
 mod generic;
 pub mod gf;
+mod kernel;
 mod naive;
 mod ops;
 mod portable;
@@ -65,6 +66,7 @@ mod avx2;
 mod avx512_gfni;
 
 pub use error::{Error, SelectError};
-pub use ops::{Mismatch, SOURCES_MAX, XorMode};
+pub use kernel::Kernel;
+pub use ops::{Change, Located, Mismatch, Product, SOURCES_MAX, Stores, XorMode};
 pub use recover::{LostData, Parity};
-pub use select::{Kernel, Kernels, Selection};
+pub use select::{Kernels, Selection};

@@ -3,11 +3,11 @@
 //!
 //! `P = sum(D_i)`, `Q = sum(2^i * D_i)`, where sums are xors and products those of [`crate::gf`].
 
-use crate::table::{Routines, Solve, Sources};
+use crate::table::{Delta, Located, Product, Routines, Solve, Sources};
 use crate::{Kernel, Mismatch, gf};
 
 pub(crate) static ROUTINES: Routines =
-    Routines { kernel: Kernel::Naive, xor, xor_val, pq, pq_val, pq_update, solve };
+    Routines { kernel: Kernel::Naive, xor, xor_val, pq, pq_val, pq_update, mul_add, solve, locate };
 
 /// Byte `at` of P.
 fn p_byte(data: Sources<'_>, at: usize) -> u8 {
@@ -20,7 +20,7 @@ fn q_byte(data: Sources<'_>, at: usize) -> u8 {
     data.iter().enumerate().map(term).fold(0, |sum, term| sum ^ term)
 }
 
-fn xor(srcs: Sources<'_>, extra: Option<&[u8]>, dst: &mut [u8], accumulate: bool) {
+fn xor(srcs: Sources<'_>, extra: Option<&[u8]>, dst: &mut [u8], accumulate: bool, _stream: bool) {
     for (at, dst) in dst.iter_mut().enumerate() {
         let old = if accumulate { *dst } else { 0 };
         *dst = old ^ p_byte(srcs, at) ^ extra.map_or(0, |extra| extra[at]);
@@ -31,7 +31,7 @@ fn xor_val(srcs: Sources<'_>, len: usize) -> bool {
     (0..len).all(|at| p_byte(srcs, at) == 0)
 }
 
-fn pq(data: Sources<'_>, p: Option<&mut [u8]>, q: Option<&mut [u8]>, _len: usize) {
+fn pq(data: Sources<'_>, p: Option<&mut [u8]>, q: Option<&mut [u8]>, _len: usize, _stream: bool) {
     if let Some(p) = p {
         p.iter_mut().enumerate().for_each(|(at, p)| *p = p_byte(data, at));
     }
@@ -47,23 +47,53 @@ fn pq_val(data: Sources<'_>, p: Option<&[u8]>, q: Option<&[u8]>, len: usize) -> 
     }
 }
 
-fn pq_update(old: &[u8], new: &[u8], coefficient: u8, p: Option<&mut [u8]>, q: Option<&mut [u8]>) {
-    if let Some(p) = p {
-        p.iter_mut().enumerate().for_each(|(at, p)| *p ^= old[at] ^ new[at]);
-    }
-    if let Some(q) = q {
-        q.iter_mut().enumerate().for_each(|(at, q)| *q ^= gf::mul(coefficient, old[at] ^ new[at]));
+fn pq_update(deltas: &[Delta<'_>], mut p: Option<&mut [u8]>, mut q: Option<&mut [u8]>, len: usize) {
+    for Delta { exponent, old, new } in deltas {
+        for at in 0..len {
+            let delta = old.map_or(0, |old| old[at]) ^ new.map_or(0, |new| new[at]);
+            if let Some(p) = p.as_deref_mut() {
+                p[at] ^= delta;
+            }
+            if let Some(q) = q.as_deref_mut() {
+                q[at] ^= gf::mul(gf::exp(usize::from(*exponent)), delta);
+            }
+        }
     }
 }
 
-fn solve(system: Solve<'_>, out0: &mut [u8], out1: Option<&mut [u8]>) {
-    let row = |[a, b]: [u8; 2], at: usize| {
+fn mul_add(terms: &[Product<'_>], dst: &mut [u8]) {
+    for Product { coefficient, block } in terms {
+        dst.iter_mut().zip(*block).for_each(|(dst, byte)| *dst ^= gf::mul(*coefficient, *byte));
+    }
+}
+
+fn solve(system: Solve<'_>, out0: &mut [u8], mut out1: Option<&mut [u8]>, _stream: bool) {
+    let [a, b] = system.first;
+    let [c, d, e] = system.second;
+    for (at, out0) in out0.iter_mut().enumerate() {
         let sp = p_byte(system.data, at) ^ system.p.map_or(0, |p| p[at]);
         let sq = q_byte(system.data, at) ^ system.q.map_or(0, |q| q[at]);
-        gf::mul(a, sp) ^ gf::mul(b, sq)
-    };
-    out0.iter_mut().enumerate().for_each(|(at, out)| *out = row(system.rows[0], at));
-    if let Some(out1) = out1 {
-        out1.iter_mut().enumerate().for_each(|(at, out)| *out = row(system.rows[1], at));
+        *out0 = gf::mul(a, sp) ^ gf::mul(b, sq);
+        if let Some(out1) = out1.as_deref_mut() {
+            out1[at] = gf::mul(c, sp) ^ gf::mul(d, sq) ^ gf::mul(e, *out0);
+        }
     }
+}
+
+/// Tries every block in turn: it is the one if what is wrong would be right with other bytes in it.
+fn locate(data: Sources<'_>, p: &[u8], q: &[u8]) -> Located {
+    let syndromes: Vec<_> =
+        (0..p.len()).map(|at| (p_byte(data, at) ^ p[at], q_byte(data, at) ^ q[at])).collect();
+    if syndromes.iter().all(|(sp, sq)| (*sp, *sq) == (0, 0)) {
+        return Located::Nothing;
+    }
+    if syndromes.iter().all(|(_, sq)| *sq == 0) {
+        return Located::P;
+    }
+    if syndromes.iter().all(|(sp, _)| *sp == 0) {
+        return Located::Q;
+    }
+    (0..data.len())
+        .find(|z| syndromes.iter().all(|(sp, sq)| *sq == gf::mul(gf::exp(*z), *sp)))
+        .map_or(Located::Several, |z| Located::Data(z as u8))
 }

@@ -1,7 +1,7 @@
 //! The operations: arguments checked here, bytes moved by the selected [`Routines`](crate::table::Routines).
 
 use crate::table::Sources;
-use crate::{Error, Kernels, gf};
+use crate::{Error, Kernels};
 
 /// The most sources that an operation takes: the exponents 0 to 254.
 pub const SOURCES_MAX: usize = 255;
@@ -24,11 +24,62 @@ pub struct Mismatch {
     pub q: bool,
 }
 
+/// A data block that changed, for [`Kernels::pq_update`].
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    /// The exponent of its coefficient in Q, which is its index among the data blocks.
+    pub exponent: u8,
+    /// The bytes that P and Q were computed from; `None` is a block of zeroes.
+    pub old: Option<&'a [u8]>,
+    /// The bytes that they are to be of; `None` is a block of zeroes.
+    pub new: Option<&'a [u8]>,
+}
+
+/// A term of the sum that [`Kernels::gf_mul_add`] adds.
+#[derive(Clone, Copy, Debug)]
+pub struct Product<'a> {
+    /// What every byte of the block is multiplied by.
+    pub coefficient: u8,
+    /// The block.
+    pub block: &'a [u8],
+}
+
+/// What [`Kernels::locate`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Located {
+    /// Every byte is right.
+    Nothing,
+    /// The data block with this exponent is wrong, and recovering it from P makes all right.
+    Data(u8),
+    /// P is wrong.
+    P,
+    /// Q is wrong.
+    Q,
+    /// No single block explains what is wrong.
+    Several,
+}
+
+/// Where the results of an operation that only writes them should go.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Stores {
+    /// Into the caches: right wherever they are read again soon, or fit the cache.
+    #[default]
+    Cached,
+    /// Past the caches, where the kernel and the alignment of the destinations (64 bytes suffices for
+    /// all) allow: faster where sources and results together are larger than the last-level cache, and
+    /// at half the speed where they are not. Bytes are the same. Operations that also read their
+    /// destination are not affected.
+    Streaming,
+}
+
+/// 1 to 255 of something.
+fn check_count(count: usize) -> Result<(), Error> {
+    if count == 0 || count > SOURCES_MAX { Err(Error::SourceCount { count }) } else { Ok(()) }
+}
+
 /// 1 to 255 sources, those that are not zero blocks `len` bytes long.
 pub(crate) fn check_sources(srcs: Sources<'_>, len: usize) -> Result<(), Error> {
-    if srcs.is_empty() || srcs.len() > SOURCES_MAX {
-        return Err(Error::SourceCount { count: srcs.len() });
-    }
+    check_count(srcs.len())?;
     srcs.iter().flatten().try_for_each(|src| check_len(src.len(), len))
 }
 
@@ -55,7 +106,10 @@ impl Kernels {
     pub fn xor(&self, srcs: &[Option<&[u8]>], dst: &mut [u8], mode: XorMode) -> Result<(), Error> {
         check_sources(srcs, dst.len())?;
         // SAFETY: `self` proves the CPU features, and the lengths were checked.
-        unsafe { (self.routines().xor)(srcs, None, dst, mode == XorMode::Accumulate) };
+        unsafe {
+            let accumulate = mode == XorMode::Accumulate;
+            (self.routines().xor)(srcs, None, dst, accumulate, self.streams() && !accumulate);
+        }
         Ok(())
     }
 
@@ -84,34 +138,66 @@ impl Kernels {
         // SAFETY: `self` proves the CPU features, and the lengths were checked.
         unsafe {
             match (p, q) {
-                (Some(p), None) => (routines.xor)(data, None, p, false),
-                (p, q) => (routines.pq)(data, p, q, len),
+                (Some(p), None) => (routines.xor)(data, None, p, false, self.streams()),
+                (p, q) => (routines.pq)(data, p, q, len, self.streams()),
             }
         }
         Ok(())
     }
 
-    /// Brings P and Q up to date for one changed data block: `p += old + new`,
-    /// `q += 2^exponent * (old + new)`. `old` and `new` may be the same or overlap.
+    /// Brings P and Q up to date for the data blocks that changed, in one pass:
+    /// `p += sum(old + new)`, `q += sum(2^exponent * (old + new))`. The one that is `None` is left alone.
     ///
-    /// Errors: neither is given, lengths that differ, or an exponent of 255.
+    /// With `old` absent this adds blocks to parities computed so far, so that P and Q can be computed in
+    /// parts (of zeroes to begin with). An exponent may come more than once; `old` and `new` may be the
+    /// same or overlap.
+    ///
+    /// Errors: neither is given, not 1 to 255 changes, lengths that differ, or an exponent of 255.
     pub fn pq_update(
         &self,
-        old: &[u8],
-        new: &[u8],
-        exponent: u8,
+        changes: &[Change<'_>],
         p: Option<&mut [u8]>,
         q: Option<&mut [u8]>,
     ) -> Result<(), Error> {
         let len = parity_len(p.as_deref().map(<[u8]>::len), q.as_deref().map(<[u8]>::len))?;
-        check_len(old.len(), len)?;
-        check_len(new.len(), len)?;
-        if usize::from(exponent) >= SOURCES_MAX {
-            return Err(Error::Exponent { exponent, blocks: SOURCES_MAX });
+        check_count(changes.len())?;
+        for change in changes {
+            for block in [change.old, change.new].into_iter().flatten() {
+                check_len(block.len(), len)?;
+            }
+            if usize::from(change.exponent) >= SOURCES_MAX {
+                return Err(Error::Exponent { exponent: change.exponent, blocks: SOURCES_MAX });
+            }
         }
         // SAFETY: `self` proves the CPU features, and the lengths were checked.
-        unsafe { (self.routines().pq_update)(old, new, gf::exp(usize::from(exponent)), p, q) };
+        unsafe { (self.routines().pq_update)(changes, p, q, len) };
         Ok(())
+    }
+
+    /// `dst += sum(coefficient * block)`, in the field of [`gf`].
+    ///
+    /// Errors: not 1 to 255 terms, or lengths that differ.
+    pub fn gf_mul_add(&self, terms: &[Product<'_>], dst: &mut [u8]) -> Result<(), Error> {
+        check_count(terms.len())?;
+        terms.iter().try_for_each(|term| check_len(term.block.len(), dst.len()))?;
+        // SAFETY: `self` proves the CPU features, and the lengths were checked.
+        unsafe { (self.routines().mul_add)(terms, dst) };
+        Ok(())
+    }
+
+    /// Finds the one block, of `data`, P and Q, that is not what the others say.
+    ///
+    /// Every byte has a verdict of its own: it is right, or one block alone explains it. If all bytes that
+    /// are wrong name the same block, that is the answer. It is certain only if no more than one block is
+    /// wrong at any byte: two wrong blocks can look like a third one, at one byte in about 255 (with 255
+    /// data blocks, always), so the longer the run of wrong bytes, the surer the answer.
+    ///
+    /// Errors: not 1 to 255 data blocks, or lengths that differ.
+    pub fn locate(&self, data: &[Option<&[u8]>], p: &[u8], q: &[u8]) -> Result<Located, Error> {
+        check_len(q.len(), p.len())?;
+        check_sources(data, p.len())?;
+        // SAFETY: `self` proves the CPU features, and the lengths were checked.
+        Ok(unsafe { (self.routines().locate)(data, p, q) })
     }
 
     /// Compares the given P and Q with those of `data` and says which differ. Nothing is written; stops

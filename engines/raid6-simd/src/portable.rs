@@ -4,4 +4,5 @@ use crate::Kernel;
 use crate::generic::routines;
 use crate::vector::Word;
 
-routines! { kernel: Kernel::Portable, vector: Word, depth: 4, wide: 4 }
+routines! { kernel: Kernel::Portable, vector: Word,
+pq: 4 / 4, xor: 4 / 4, update: 4, dense: [] }

@@ -85,26 +85,25 @@ impl Kernels {
             ([], _, _, lost_p, lost_q) => self.gen_pq(data, lost_p, lost_q),
             ([x], Some(p), _, _, None) => {
                 // SAFETY: `self` proves the CPU features, and `check` compared the lengths.
-                unsafe { (self.routines().xor)(data, Some(p), x.out, false) };
+                unsafe { (self.routines().xor)(data, Some(p), x.out, false, self.streams()) };
                 Ok(())
             }
             ([x], Some(p), _, _, Some(q)) => {
-                let rows = [[1, 0], [gf::exp(usize::from(x.exponent)), 1]];
-                self.solve(Solve { data, p: Some(p), q: None, rows }, x.out, Some(q));
+                let (first, second) = ([1, 0], [0, 1, gf::exp(usize::from(x.exponent))]);
+                self.solve(Solve { data, p: Some(p), q: None, first, second }, x.out, Some(q));
                 Ok(())
             }
             ([x], None, Some(q), lost_p, _) => {
                 let inverse = gf::exp(255 - usize::from(x.exponent));
-                let rows = [[0, inverse], [1, inverse]];
-                self.solve(Solve { data, p: None, q: Some(q), rows }, x.out, lost_p);
+                let (first, second) = ([0, inverse], [1, 0, 1]);
+                self.solve(Solve { data, p: None, q: Some(q), first, second }, x.out, lost_p);
                 Ok(())
             }
             ([x, y], Some(p), Some(q), _, _) => {
                 let (gx, gy) = (gf::exp(usize::from(x.exponent)), gf::exp(usize::from(y.exponent)));
                 let divisor = gf::inv(gx ^ gy).ok_or(unrecoverable)?;
-                let (a, b) = (gf::mul(gy, divisor), divisor);
-                let rows = [[a, b], [a ^ 1, b]];
-                self.solve(Solve { data, p: Some(p), q: Some(q), rows }, x.out, Some(y.out));
+                let (first, second) = ([gf::mul(gy, divisor), divisor], [1, 0, 1]);
+                self.solve(Solve { data, p: Some(p), q: Some(q), first, second }, x.out, Some(y.out));
                 Ok(())
             }
             _ => Err(unrecoverable),
@@ -114,7 +113,7 @@ impl Kernels {
     /// Runs a system whose blocks `check` found to be of one length.
     fn solve(&self, system: Solve<'_>, out0: &mut [u8], out1: Option<&mut [u8]>) {
         // SAFETY: `self` proves the CPU features, and `check` compared the lengths.
-        unsafe { (self.routines().solve)(system, out0, out1) }
+        unsafe { (self.routines().solve)(system, out0, out1, self.streams()) }
     }
 }
 

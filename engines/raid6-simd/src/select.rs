@@ -1,77 +1,11 @@
-//! Which implementation runs: all that exist, which of them this CPU can run, and how one is picked.
+//! How implementations are picked, and the value that holds the choice.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::SelectError;
 use crate::table::Routines;
-#[cfg(target_arch = "x86_64")]
-use crate::{avx2::Avx2, avx512_gfni::Avx512Gfni};
-use crate::{naive, portable};
-
-/// An implementation, by name.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub enum Kernel {
-    /// Byte by byte from the definition; for tests.
-    Naive,
-    /// Eight bytes at a time, on any CPU.
-    Portable,
-    /// AVX2 on x86-64.
-    Avx2,
-    /// AVX-512F, AVX-512BW and GFNI on x86-64.
-    Avx512Gfni,
-}
-
-impl Kernel {
-    /// All implementations, the slowest first.
-    pub const ALL: [Kernel; 4] = [Kernel::Naive, Kernel::Portable, Kernel::Avx2, Kernel::Avx512Gfni];
-
-    /// The name by which [`Selection`] knows it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Kernel::Naive => "naive",
-            Kernel::Portable => "portable",
-            Kernel::Avx2 => "avx2",
-            Kernel::Avx512Gfni => "avx512_gfni",
-        }
-    }
-
-    /// What it needs of the CPU, in words.
-    pub const fn needs(self) -> &'static str {
-        match self {
-            Kernel::Naive | Kernel::Portable => "needs nothing",
-            Kernel::Avx2 => "needs x86-64 with AVX2",
-            Kernel::Avx512Gfni => "needs x86-64 with AVX-512F, AVX-512BW and GFNI",
-        }
-    }
-
-    /// Whether this CPU can run it.
-    pub fn is_available(self) -> bool {
-        self.routines().is_some()
-    }
-
-    /// Its functions, if this CPU can run them.
-    fn routines(self) -> Option<&'static Routines> {
-        match self {
-            Kernel::Naive => Some(&naive::ROUTINES),
-            Kernel::Portable => Some(&portable::ROUTINES),
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => Avx2::detect().map(Avx2::routines),
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512Gfni => Avx512Gfni::detect().map(Avx512Gfni::routines),
-            #[cfg(not(target_arch = "x86_64"))]
-            Kernel::Avx2 | Kernel::Avx512Gfni => None,
-        }
-    }
-}
-
-impl fmt::Display for Kernel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+use crate::{Kernel, SelectError, Stores, portable};
 
 /// How implementations are picked. Parsed from `auto`, `cycle` or the name of a [`Kernel`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -119,6 +53,7 @@ impl fmt::Display for Selection {
 #[derive(Debug)]
 pub struct Kernels {
     pick: Pick,
+    stores: Stores,
 }
 
 enum Pick {
@@ -142,10 +77,25 @@ impl Default for Kernels {
 }
 
 impl Kernels {
+    fn new(pick: Pick) -> Self {
+        Kernels { pick, stores: Stores::default() }
+    }
+
+    /// The same kernels with their results stored in this way.
+    #[must_use]
+    pub fn with_stores(self, stores: Stores) -> Self {
+        Kernels { stores, ..self }
+    }
+
+    /// Whether results go past the caches.
+    pub(crate) fn streams(&self) -> bool {
+        self.stores == Stores::Streaming
+    }
+
     /// The fastest kernels that this CPU can run.
     pub fn auto() -> Self {
         let best = Kernel::ALL.into_iter().rev().find_map(Kernel::routines);
-        Kernels { pick: Pick::Fixed(best.unwrap_or(&portable::ROUTINES)) }
+        Kernels::new(Pick::Fixed(best.unwrap_or(&portable::ROUTINES)))
     }
 
     /// Selects kernels; fails if the one asked for cannot run here.
@@ -154,11 +104,11 @@ impl Kernels {
             Selection::Auto => Ok(Kernels::auto()),
             Selection::Only(kernel) => kernel
                 .routines()
-                .map(|routines| Kernels { pick: Pick::Fixed(routines) })
+                .map(|routines| Kernels::new(Pick::Fixed(routines)))
                 .ok_or(SelectError::Missing { kernel }),
             Selection::Cycle => {
                 let available = Kernel::ALL.into_iter().filter_map(Kernel::routines).collect();
-                Ok(Kernels { pick: Pick::Cycle { available, next: AtomicUsize::new(0) } })
+                Ok(Kernels::new(Pick::Cycle { available, next: AtomicUsize::new(0) }))
             }
         }
     }

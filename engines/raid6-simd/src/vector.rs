@@ -13,6 +13,8 @@ use crate::gf;
 pub(crate) trait Vector: Copy {
     /// Bytes in a register; at most 64.
     const BYTES: usize;
+    /// Whether [`Vector::stream`] goes past the caches.
+    const STREAMS: bool = false;
     /// A coefficient in the form in which the ISA multiplies by it.
     type Coefficient: Copy;
 
@@ -24,16 +26,40 @@ pub(crate) trait Vector: Copy {
     unsafe fn store(self, dst: *mut u8);
     /// Sum, which in this field is also the difference.
     unsafe fn xor(self, other: Self) -> Self;
+    /// The sum of three.
+    #[inline(always)]
+    unsafe fn xor3(self, a: Self, b: Self) -> Self {
+        // SAFETY: passed on to the caller.
+        unsafe { self.xor(a).xor(b) }
+    }
     /// Bitwise or, to gather differences.
     unsafe fn or(self, other: Self) -> Self;
     /// Whether all bytes are zero.
     unsafe fn is_zero(self) -> bool;
     /// Every byte times {02}.
     unsafe fn mul2(self) -> Self;
+    /// Two steps of Horner's rule: `4 * self + 2 * b + a`.
+    #[inline(always)]
+    unsafe fn horner2(self, b: Self, a: Self) -> Self {
+        // SAFETY: passed on to the caller.
+        unsafe { self.mul2().xor(b).mul2().xor(a) }
+    }
     /// Prepares a coefficient.
     unsafe fn coefficient(c: u8) -> Self::Coefficient;
     /// Every byte times `c`.
     unsafe fn mul(self, c: Self::Coefficient) -> Self;
+
+    /// `BYTES` bytes to `dst`, which is aligned to `BYTES`, without bringing its line into the cache if
+    /// the ISA can. [`Vector::fence`] must follow before the function returns that is to have written.
+    #[inline(always)]
+    unsafe fn stream(self, dst: *mut u8) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.store(dst) }
+    }
+
+    /// Orders the streamed stores of this thread before all of its later ones.
+    #[inline(always)]
+    unsafe fn fence() {}
 
     /// The first `len < BYTES` bytes from `src`, the rest zero; reads nothing beyond them.
     #[inline(always)]
@@ -73,6 +99,22 @@ impl<V: Vector> Term<V> {
     pub(crate) unsafe fn new(c: u8) -> Self {
         // SAFETY: passed on to the caller.
         Term { c, prepared: unsafe { V::coefficient(c) } }
+    }
+
+    /// `c * x`.
+    ///
+    /// # Safety
+    /// As for [`Vector`].
+    #[inline(always)]
+    pub(crate) unsafe fn of(self, x: V) -> V {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match self.c {
+                0 => V::zero(),
+                1 => x,
+                _ => x.mul(self.prepared),
+            }
+        }
     }
 
     /// `sum + c * x`.

@@ -1,6 +1,6 @@
 //! Every operation but recovery: random sources, lengths and places, against naive.
 
-use raid6_simd::{Kernels, Mismatch, XorMode, gf};
+use raid6_simd::{Change, Kernels, Mismatch, XorMode, gf};
 
 use crate::common::*;
 
@@ -119,7 +119,8 @@ fn an_update_equals_computing_p_and_q_anew() {
         let (mut p1, mut q1) = (Guarded::random(rng, &p), Guarded::random(rng, &q));
         let (with_p, with_q) = [(true, true), (true, false), (false, true)][rng.below(3)];
         let (p_dst, q_dst) = (with_p.then(|| p1.bytes_mut()), with_q.then(|| q1.bytes_mut()));
-        kernels.pq_update(old.bytes(), new.bytes(), exponent as u8, p_dst, q_dst).unwrap();
+        let change = Change { exponent: exponent as u8, old: Some(old.bytes()), new: Some(new.bytes()) };
+        kernels.pq_update(&[change], p_dst, q_dst).unwrap();
         data[exponent] = Some(new);
         let (p_new, q_new) = naive_pq(&slices(&data), len);
         p1.assert_is(if with_p { &p_new } else { &p }, what);

@@ -1,11 +1,15 @@
 //! Arguments that make no sense are refused, and nothing is written.
 
-use raid6_simd::{Error, Kernels, LostData, Parity, XorMode};
+use raid6_simd::{Change, Error, Kernels, LostData, Parity, XorMode};
 
 use crate::common::available;
 
 fn each(test: impl Fn(&Kernels)) {
     available().iter().for_each(test);
+}
+
+fn change<'a>(exponent: u8, old: &'a [u8], new: &'a [u8]) -> Change<'a> {
+    Change { exponent, old: Some(old), new: Some(new) }
 }
 
 #[test]
@@ -36,8 +40,8 @@ fn lengths_that_differ() {
         assert_eq!(kernels.xor(&[Some(&long), Some(&short)], &mut dst, XorMode::Overwrite), refused);
         assert_eq!(kernels.gen_pq(&[Some(&short)], Some(&mut dst), None), refused);
         assert_eq!(kernels.gen_pq(&[Some(&long)], Some(&mut dst), Some(&mut [0; 7])), refused);
-        assert_eq!(kernels.pq_update(&short, &long, 0, Some(&mut dst), None), refused);
-        assert_eq!(kernels.pq_update(&long, &short, 0, Some(&mut dst), None), refused);
+        assert_eq!(kernels.pq_update(&[change(0, &short, &long)], Some(&mut dst), None), refused);
+        assert_eq!(kernels.pq_update(&[change(0, &long, &short)], Some(&mut dst), None), refused);
         assert_eq!(kernels.xor_val(&[Some(&long), Some(&short)]).map(|_| ()), refused);
         assert_eq!(kernels.pq_val(&[Some(&long)], Some(&long), Some(&short)).map(|_| ()), refused);
         let mut lost = [LostData { exponent: 0, out: &mut dst }];
@@ -53,7 +57,7 @@ fn no_parity_at_all() {
     each(|kernels| {
         let block = [1u8; 8];
         assert_eq!(kernels.gen_pq(&[Some(&block)], None, None), Err(Error::NoParity));
-        assert_eq!(kernels.pq_update(&block, &block, 0, None, None), Err(Error::NoParity));
+        assert_eq!(kernels.pq_update(&[change(0, &block, &block)], None, None), Err(Error::NoParity));
         assert_eq!(kernels.pq_val(&[Some(&block)], None, None).map(|_| ()), Err(Error::NoParity));
     });
 }
@@ -64,7 +68,7 @@ fn an_exponent_of_255_or_outside_the_data() {
         let block = [1u8; 8];
         let mut out = [9; 8];
         let refused = Err(Error::Exponent { exponent: 255, blocks: 255 });
-        assert_eq!(kernels.pq_update(&block, &block, 255, None, Some(&mut out)), refused);
+        assert_eq!(kernels.pq_update(&[change(255, &block, &block)], None, Some(&mut out)), refused);
         let mut lost = [LostData { exponent: 2, out: &mut out }];
         let refused = Err(Error::Exponent { exponent: 2, blocks: 2 });
         assert_eq!(kernels.recover(&[None, None], &mut lost, Parity::Good(&block), Parity::Absent), refused);

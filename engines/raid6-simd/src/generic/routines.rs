@@ -1,0 +1,160 @@
+//! The table row of one ISA.
+
+/// Defines `ROUTINES`: each routine is a function with the ISA's target features, into which the generic
+/// code is inlined. The depths are registers of a column:
+///
+/// - `pq`: with up to 5 blocks, and with more. With page-aligned blocks, many streams share a few cache
+///   sets, and a longer column uses each line before it is thrown out.
+/// - `xor`: with up to 8 blocks, and with more.
+/// - `update`: for one changed block.
+/// - `dense`: for these numbers of blocks, P+Q and the check are unrolled.
+macro_rules! routines {
+    (
+        $(#[$features:meta])* kernel: $kernel:expr, vector: $V:ty,
+        pq: $FEW:literal / $MANY:literal, xor: $XOR_FEW:literal / $XOR_MANY:literal, update: $UPDATE:literal,
+        dense: [$($dense:literal),*]
+    ) => {
+        pub(crate) static ROUTINES: $crate::table::Routines = $crate::table::Routines {
+            kernel: $kernel, xor, xor_val, pq, pq_val, pq_update, mul_add, solve, locate,
+        };
+
+        use $crate::generic::{
+            Locate, MulAdd, Pq, PqUpdate, PqUpdates, PqVal, Solver, Xor, XorVal, can_stream, walk,
+        };
+        use $crate::table::{Delta, Located, Product, Solve, Sources};
+        use $crate::vector::Term;
+
+        $(#[$features])*
+        unsafe fn xor(
+            srcs: Sources<'_>, extra: Option<&[u8]>, dst: &mut [u8], accumulate: bool, stream: bool,
+        ) {
+            let len = dst.len();
+            let dst = dst.as_mut_ptr();
+            // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
+            unsafe {
+                if stream && can_stream::<$V>(dst) {
+                    walk::<$V, $XOR_FEW>(&mut Xor::<_, true> { srcs, extra, dst, accumulate }, len);
+                    <$V as $crate::vector::Vector>::fence();
+                } else if srcs.len() <= 8 {
+                    walk::<$V, $XOR_FEW>(&mut Xor::<_, false> { srcs, extra, dst, accumulate }, len);
+                } else {
+                    walk::<$V, $XOR_MANY>(&mut Xor::<_, false> { srcs, extra, dst, accumulate }, len);
+                }
+            }
+        }
+
+        $(#[$features])*
+        unsafe fn xor_val(srcs: Sources<'_>, len: usize) -> bool {
+            let mut pass = XorVal { srcs, zero: true };
+            // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
+            unsafe {
+                if srcs.len() <= 8 {
+                    walk::<$V, $XOR_FEW>(&mut pass, len);
+                } else {
+                    walk::<$V, $XOR_MANY>(&mut pass, len);
+                }
+            }
+            pass.zero
+        }
+
+        $(#[$features])*
+        unsafe fn pq(
+            data: Sources<'_>, p: Option<&mut [u8]>, q: Option<&mut [u8]>, len: usize, stream: bool,
+        ) {
+            let (p, q) = (p.map(|p| p.as_mut_ptr()), q.map(|q| q.as_mut_ptr()));
+            // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
+            unsafe {
+                if stream && [p, q].into_iter().flatten().all(|dst| can_stream::<$V>(dst)) {
+                    walk::<$V, $FEW>(&mut Pq::<_, true> { data, p, q }, len);
+                    <$V as $crate::vector::Vector>::fence();
+                    return;
+                }
+                $(
+                    if let Some(data) = $crate::generic::Dense::<$dense>::new(data) {
+                        const DEPTH: usize = if $dense <= 5 { $FEW } else { $MANY };
+                        walk::<$V, DEPTH>(&mut Pq::<_, false> { data, p, q }, len);
+                        return;
+                    }
+                )*
+                if data.len() <= 5 {
+                    walk::<$V, $FEW>(&mut Pq::<_, false> { data, p, q }, len);
+                } else {
+                    walk::<$V, $MANY>(&mut Pq::<_, false> { data, p, q }, len);
+                }
+            }
+        }
+
+        $(#[$features])*
+        unsafe fn pq_val(
+            data: Sources<'_>, p: Option<&[u8]>, q: Option<&[u8]>, len: usize,
+        ) -> $crate::Mismatch {
+            let found = $crate::Mismatch::default();
+            let mut pass = PqVal { data, p, q, found };
+            // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
+            unsafe {
+                if data.len() <= 5 {
+                    walk::<$V, $FEW>(&mut pass, len);
+                } else {
+                    walk::<$V, $MANY>(&mut pass, len);
+                }
+            }
+            pass.found
+        }
+
+        $(#[$features])*
+        unsafe fn pq_update(deltas: &[Delta<'_>], p: Option<&mut [u8]>, q: Option<&mut [u8]>, len: usize) {
+            let (p, q) = (p.map(|p| p.as_mut_ptr()), q.map(|q| q.as_mut_ptr()));
+            // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
+            unsafe {
+                if let ([Delta { exponent, old: Some(old), new: Some(new) }], Some(p), Some(q)) = (deltas, p, q) {
+                    let coefficient = Term::new($crate::gf::exp(usize::from(*exponent)));
+                    let (old, new) = (old.as_ptr(), new.as_ptr());
+                    walk::<$V, $UPDATE>(&mut PqUpdate::<$V> { old, new, coefficient, p, q }, len);
+                } else {
+                    walk::<$V, $FEW>(&mut PqUpdates { deltas, p, q }, len);
+                }
+            }
+        }
+
+        $(#[$features])*
+        unsafe fn mul_add(terms: &[Product<'_>], dst: &mut [u8]) {
+            let mut pass = MulAdd { terms, dst: dst.as_mut_ptr() };
+            // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
+            unsafe { walk::<$V, 4>(&mut pass, dst.len()) }
+        }
+
+        $(#[$features])*
+        unsafe fn solve(system: Solve<'_>, out0: &mut [u8], out1: Option<&mut [u8]>, stream: bool) {
+            let Solve { data, p, q, .. } = system;
+            let len = out0.len();
+            let (out0, out1) = (out0.as_mut_ptr(), out1.map(|out| out.as_mut_ptr()));
+            // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
+            unsafe {
+                let first = system.first.map(|c| Term::<$V>::new(c));
+                let second = system.second.map(|c| Term::<$V>::new(c));
+                if stream && [Some(out0), out1].into_iter().flatten().all(|dst| can_stream::<$V>(dst)) {
+                    let mut pass = Solver::<_, $V, true> { data, p, q, first, second, out0, out1 };
+                    walk::<$V, $FEW>(&mut pass, len);
+                    <$V as $crate::vector::Vector>::fence();
+                    return;
+                }
+                let mut pass = Solver::<_, $V, false> { data, p, q, first, second, out0, out1 };
+                if data.len() <= 5 {
+                    walk::<$V, $FEW>(&mut pass, len);
+                } else {
+                    walk::<$V, $MANY>(&mut pass, len);
+                }
+            }
+        }
+
+        $(#[$features])*
+        unsafe fn locate(data: Sources<'_>, p: &[u8], q: &[u8]) -> Located {
+            let found = Located::Nothing;
+            let mut pass = Locate::<_, $V> { data, p, q, blocks: data.len(), found, coefficient: None };
+            // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
+            unsafe { walk::<$V, 4>(&mut pass, p.len()) };
+            pass.found
+        }
+    };
+}
+pub(crate) use routines;
