@@ -91,6 +91,8 @@ pub enum Kernel {
     /// The best that this processor has.
     #[default]
     Auto,
+    /// The fastest when timed for a few milliseconds at the start.
+    Measured,
     /// A byte at a time; the reference, slow.
     Naive,
     /// Plain 64-bit arithmetic.
@@ -202,6 +204,7 @@ const DIRECT: &[(&str, Direct)] =
 /// The words of `kernel`.
 const KERNELS: &[(&str, Kernel)] = &[
     ("auto", Kernel::Auto),
+    ("measured", Kernel::Measured),
     ("naive", Kernel::Naive),
     ("portable", Kernel::Portable),
     ("avx2", Kernel::Avx2),
