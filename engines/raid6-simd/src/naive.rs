@@ -3,7 +3,7 @@
 //!
 //! `P = sum(D_i)`, `Q = sum(2^i * D_i)`, where sums are xors and products those of [`crate::gf`].
 
-use crate::table::{Delta, Located, Product, Routines, Solve, Sources};
+use crate::table::{Delta, Located, Product, Routines, Second, Solve, Sources};
 use crate::{Kernel, Mismatch, gf};
 
 pub(crate) static ROUTINES: Routines =
@@ -69,13 +69,15 @@ fn mul_add(terms: &[Product<'_>], dst: &mut [u8]) {
 
 fn solve(system: Solve<'_>, out0: &mut [u8], mut out1: Option<&mut [u8]>, _stream: bool) {
     let [a, b] = system.first;
-    let [c, d, e] = system.second;
     for (at, out0) in out0.iter_mut().enumerate() {
         let sp = p_byte(system.data, at) ^ system.p.map_or(0, |p| p[at]);
         let sq = q_byte(system.data, at) ^ system.q.map_or(0, |q| q[at]);
         *out0 = gf::mul(a, sp) ^ gf::mul(b, sq);
         if let Some(out1) = out1.as_deref_mut() {
-            out1[at] = gf::mul(c, sp) ^ gf::mul(d, sq) ^ gf::mul(e, *out0);
+            out1[at] = match system.second {
+                Second::FromP => sp ^ *out0,
+                Second::FromQ(c) => sq ^ gf::mul(c, sp),
+            };
         }
     }
 }

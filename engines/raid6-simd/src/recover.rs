@@ -14,7 +14,7 @@
 //! `2^x + 2^y` is never zero, for the powers 0 to 254 differ.
 
 use crate::ops::{check_len, check_sources};
-use crate::table::Solve;
+use crate::table::{Second, Solve};
 use crate::{Error, Kernels, gf};
 
 /// A lost data block, and where its bytes go.
@@ -89,20 +89,20 @@ impl Kernels {
                 Ok(())
             }
             ([x], Some(p), _, _, Some(q)) => {
-                let (first, second) = ([1, 0], [0, 1, gf::exp(usize::from(x.exponent))]);
+                let (first, second) = ([1, 0], Second::FromQ(gf::exp(usize::from(x.exponent))));
                 self.solve(Solve { data, p: Some(p), q: None, first, second }, x.out, Some(q));
                 Ok(())
             }
             ([x], None, Some(q), lost_p, _) => {
                 let inverse = gf::exp(255 - usize::from(x.exponent));
-                let (first, second) = ([0, inverse], [1, 0, 1]);
+                let (first, second) = ([0, inverse], Second::FromP);
                 self.solve(Solve { data, p: None, q: Some(q), first, second }, x.out, lost_p);
                 Ok(())
             }
             ([x, y], Some(p), Some(q), _, _) => {
                 let (gx, gy) = (gf::exp(usize::from(x.exponent)), gf::exp(usize::from(y.exponent)));
                 let divisor = gf::inv(gx ^ gy).ok_or(unrecoverable)?;
-                let (first, second) = ([gf::mul(gy, divisor), divisor], [1, 0, 1]);
+                let (first, second) = ([gf::mul(gy, divisor), divisor], Second::FromP);
                 self.solve(Solve { data, p: Some(p), q: Some(q), first, second }, x.out, Some(y.out));
                 Ok(())
             }

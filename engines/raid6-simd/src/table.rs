@@ -13,20 +13,25 @@ pub(crate) type Src<'a> = Option<&'a [u8]>;
 pub(crate) type Dst<'a> = Option<&'a mut [u8]>;
 pub(crate) use crate::ops::{Change as Delta, Located, Product};
 
-/// A linear system to solve for each byte. With `Sp` and `Sq` the syndromes of `data`, `p` and `q`
-/// (absent ones count as zero), the outputs are
-///
-/// ```text
-/// out0 = first[0] * Sp + first[1] * Sq
-/// out1 = second[0] * Sp + second[1] * Sq + second[2] * out0
-/// ```
+/// A linear system to solve for each byte, with `Sp` and `Sq` the syndromes of `data`, `p` and `q` (absent
+/// ones count as zero).
 #[derive(Clone, Copy)]
 pub(crate) struct Solve<'a> {
     pub(crate) data: Sources<'a>,
     pub(crate) p: Option<&'a [u8]>,
     pub(crate) q: Option<&'a [u8]>,
+    /// `out0 = first[0] * Sp + first[1] * Sq`.
     pub(crate) first: [u8; 2],
-    pub(crate) second: [u8; 3],
+    pub(crate) second: Second,
+}
+
+/// The second row of a [`Solve`].
+#[derive(Clone, Copy)]
+pub(crate) enum Second {
+    /// `out1 = Sp + out0`.
+    FromP,
+    /// `out1 = Sq + c * Sp`.
+    FromQ(u8),
 }
 
 /// One implementation.

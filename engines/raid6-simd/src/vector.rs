@@ -101,22 +101,6 @@ impl<V: Vector> Term<V> {
         Term { c, prepared: unsafe { V::coefficient(c) } }
     }
 
-    /// `c * x`.
-    ///
-    /// # Safety
-    /// As for [`Vector`].
-    #[inline(always)]
-    pub(crate) unsafe fn of(self, x: V) -> V {
-        // SAFETY: passed on to the caller.
-        unsafe {
-            match self.c {
-                0 => V::zero(),
-                1 => x,
-                _ => x.mul(self.prepared),
-            }
-        }
-    }
-
     /// `sum + c * x`.
     ///
     /// # Safety

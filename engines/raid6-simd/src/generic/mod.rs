@@ -30,6 +30,10 @@ pub(crate) use routines::routines;
 
 use crate::vector::Vector;
 
+/// Up to this length in bytes, eight blocks and their parities about fit a first-level cache of 32 KiB,
+/// and the length of a column matters less than the instructions around it.
+pub(crate) const SHORT: usize = 4096;
+
 /// One operation as seen by [`walk`].
 pub(crate) trait Pass<V: Vector> {
     /// Handles `DEPTH` registers at byte `at` of every block, or, if `PART`, only `len` bytes (then

@@ -180,18 +180,21 @@ impl<V: Vector> Pass<V> for MulAdd<'_> {
     }
 }
 
-/// A system of one or two rows; see [`crate::table::Solve`].
-pub(crate) struct Solver<'a, B, V: Vector, const STREAM: bool> {
+/// A system of one or two rows; see [`crate::table::Solve`]. Its second row starts from `Sq` if
+/// `FROM_Q`, else from `Sp`.
+pub(crate) struct Solver<'a, B, V: Vector, const FROM_Q: bool, const STREAM: bool> {
     pub(crate) data: B,
     pub(crate) p: Option<&'a [u8]>,
     pub(crate) q: Option<&'a [u8]>,
-    pub(crate) first: [Term<V>; 2],
-    pub(crate) second: [Term<V>; 3],
+    pub(crate) first: [V::Coefficient; 2],
+    pub(crate) second: V::Coefficient,
     pub(crate) out0: *mut u8,
     pub(crate) out1: Option<*mut u8>,
 }
 
-impl<V: Vector, B: Blocks, const STREAM: bool> Pass<V> for Solver<'_, B, V, STREAM> {
+impl<V: Vector, B: Blocks, const FROM_Q: bool, const STREAM: bool> Pass<V>
+    for Solver<'_, B, V, FROM_Q, STREAM>
+{
     #[inline(always)]
     unsafe fn column<const DEPTH: usize, const PART: bool>(&mut self, at: usize, len: usize) -> bool {
         // SAFETY: passed on to the caller; parities and outputs have the length of the blocks.
@@ -204,11 +207,11 @@ impl<V: Vector, B: Blocks, const STREAM: bool> Pass<V> for Solver<'_, B, V, STRE
                 add::<V, DEPTH, PART>(&mut q, good.as_ptr(), at, len);
             }
             let [a, b] = self.first;
-            let [c, d, e] = self.second;
             let (mut out0, mut out1) = (p, q);
             for i in 0..DEPTH {
-                out0[i] = b.add_to(a.of(p[i]), q[i]);
-                out1[i] = e.add_to(d.add_to(c.of(p[i]), q[i]), out0[i]);
+                // Multiplying by zero or one as well costs less than to ask whether it is.
+                out0[i] = p[i].mul(a).xor(q[i].mul(b));
+                out1[i] = if FROM_Q { q[i].xor(p[i].mul(self.second)) } else { p[i].xor(out0[i]) };
             }
             put::<V, DEPTH, PART, STREAM>(&out0, Some(self.out0), at, len);
             put::<V, DEPTH, PART, STREAM>(&out1, self.out1, at, len);

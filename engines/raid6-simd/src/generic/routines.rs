@@ -7,7 +7,8 @@
 ///   sets, and a longer column uses each line before it is thrown out.
 /// - `xor`: with up to 8 blocks, and with more.
 /// - `update`: for one changed block.
-/// - `dense`: for these numbers of blocks, P+Q and the check are unrolled.
+/// - `dense`: for these numbers of blocks P+Q and its check are unrolled, with the depth of few blocks; for more than 5
+///   only if they are short.
 macro_rules! routines {
     (
         $(#[$features:meta])* kernel: $kernel:expr, vector: $V:ty,
@@ -21,7 +22,7 @@ macro_rules! routines {
         use $crate::generic::{
             Locate, MulAdd, Pq, PqUpdate, PqUpdates, PqVal, Solver, Xor, XorVal, can_stream, walk,
         };
-        use $crate::table::{Delta, Located, Product, Solve, Sources};
+        use $crate::table::{Delta, Located, Product, Second, Solve, Sources};
         use $crate::vector::Term;
 
         $(#[$features])*
@@ -33,7 +34,7 @@ macro_rules! routines {
             // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
             unsafe {
                 if stream && can_stream::<$V>(dst) {
-                    walk::<$V, $XOR_FEW>(&mut Xor::<_, true> { srcs, extra, dst, accumulate }, len);
+                    walk::<$V, 1>(&mut Xor::<_, true> { srcs, extra, dst, accumulate }, len);
                     <$V as $crate::vector::Vector>::fence();
                 } else if srcs.len() <= 8 {
                     walk::<$V, $XOR_FEW>(&mut Xor::<_, false> { srcs, extra, dst, accumulate }, len);
@@ -65,14 +66,15 @@ macro_rules! routines {
             // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
             unsafe {
                 if stream && [p, q].into_iter().flatten().all(|dst| can_stream::<$V>(dst)) {
-                    walk::<$V, $FEW>(&mut Pq::<_, true> { data, p, q }, len);
+                    walk::<$V, 1>(&mut Pq::<_, true> { data, p, q }, len);
                     <$V as $crate::vector::Vector>::fence();
                     return;
                 }
                 $(
-                    if let Some(data) = $crate::generic::Dense::<$dense>::new(data) {
-                        const DEPTH: usize = if $dense <= 5 { $FEW } else { $MANY };
-                        walk::<$V, DEPTH>(&mut Pq::<_, false> { data, p, q }, len);
+                    if ($dense <= 5 || len <= $crate::generic::SHORT)
+                        && let Some(data) = $crate::generic::Dense::<$dense>::new(data)
+                    {
+                        walk::<$V, $FEW>(&mut Pq::<_, false> { data, p, q }, len);
                         return;
                     }
                 )*
@@ -89,16 +91,25 @@ macro_rules! routines {
             data: Sources<'_>, p: Option<&[u8]>, q: Option<&[u8]>, len: usize,
         ) -> $crate::Mismatch {
             let found = $crate::Mismatch::default();
-            let mut pass = PqVal { data, p, q, found };
             // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
             unsafe {
+                $(
+                    if ($dense <= 5 || len <= $crate::generic::SHORT)
+                        && let Some(data) = $crate::generic::Dense::<$dense>::new(data)
+                    {
+                        let mut pass = PqVal { data, p, q, found };
+                        walk::<$V, $FEW>(&mut pass, len);
+                        return pass.found;
+                    }
+                )*
+                let mut pass = PqVal { data, p, q, found };
                 if data.len() <= 5 {
                     walk::<$V, $FEW>(&mut pass, len);
                 } else {
                     walk::<$V, $MANY>(&mut pass, len);
                 }
+                pass.found
             }
-            pass.found
         }
 
         $(#[$features])*
@@ -125,21 +136,36 @@ macro_rules! routines {
 
         $(#[$features])*
         unsafe fn solve(system: Solve<'_>, out0: &mut [u8], out1: Option<&mut [u8]>, stream: bool) {
-            let Solve { data, p, q, .. } = system;
+            let stream = stream
+                && can_stream::<$V>(out0.as_ptr())
+                && out1.as_ref().is_none_or(|out1| can_stream::<$V>(out1.as_ptr()));
+            // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
+            unsafe {
+                match (system.second, stream) {
+                    (Second::FromP, false) => solve_as::<false, false>(system, 0, out0, out1),
+                    (Second::FromP, true) => solve_as::<false, true>(system, 0, out0, out1),
+                    (Second::FromQ(c), false) => solve_as::<true, false>(system, c, out0, out1),
+                    (Second::FromQ(c), true) => solve_as::<true, true>(system, c, out0, out1),
+                }
+            }
+        }
+
+        $(#[$features])*
+        unsafe fn solve_as<const FROM_Q: bool, const STREAM: bool>(
+            system: Solve<'_>, second: u8, out0: &mut [u8], out1: Option<&mut [u8]>,
+        ) {
+            let Solve { data, p, q, first, .. } = system;
             let len = out0.len();
             let (out0, out1) = (out0.as_mut_ptr(), out1.map(|out| out.as_mut_ptr()));
             // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
             unsafe {
-                let first = system.first.map(|c| Term::<$V>::new(c));
-                let second = system.second.map(|c| Term::<$V>::new(c));
-                if stream && [Some(out0), out1].into_iter().flatten().all(|dst| can_stream::<$V>(dst)) {
-                    let mut pass = Solver::<_, $V, true> { data, p, q, first, second, out0, out1 };
-                    walk::<$V, $FEW>(&mut pass, len);
+                let first = [<$V as $crate::vector::Vector>::coefficient(first[0]), <$V as $crate::vector::Vector>::coefficient(first[1])];
+                let second = <$V as $crate::vector::Vector>::coefficient(second);
+                let mut pass = Solver::<_, $V, FROM_Q, STREAM> { data, p, q, first, second, out0, out1 };
+                if STREAM {
+                    walk::<$V, 1>(&mut pass, len);
                     <$V as $crate::vector::Vector>::fence();
-                    return;
-                }
-                let mut pass = Solver::<_, $V, false> { data, p, q, first, second, out0, out1 };
-                if data.len() <= 5 {
+                } else if data.len() <= 5 {
                     walk::<$V, $FEW>(&mut pass, len);
                 } else {
                     walk::<$V, $MANY>(&mut pass, len);
