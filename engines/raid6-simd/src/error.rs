@@ -92,7 +92,7 @@ impl fmt::Display for SelectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SelectError::Unknown { name } => {
-                write!(f, "no parity kernel is called {name:?}; use auto, cycle")?;
+                write!(f, "no parity kernel is called {name:?}; use auto, measured, cycle")?;
                 Kernel::ALL.iter().try_for_each(|kernel| write!(f, ", {kernel}"))
             }
             SelectError::Missing { kernel } => {

@@ -49,9 +49,11 @@
 //! says what its registers can do.
 
 mod error;
+mod features;
 mod generic;
 pub mod gf;
 mod kernel;
+pub mod measure;
 mod naive;
 mod ops;
 mod portable;
@@ -66,7 +68,8 @@ mod avx2;
 mod avx512_gfni;
 
 pub use error::{Error, SelectError};
+pub use features::{Feature, cpu_features};
 pub use kernel::Kernel;
 pub use ops::{Change, Located, Mismatch, Product, SOURCES_MAX, Stores, XorMode};
 pub use recover::{LostData, Parity};
-pub use select::{Kernels, Selection};
+pub use select::{Kernels, Selection, Why};

@@ -3,16 +3,32 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use crate::measure::{self, MeasureError, Shape, Work, WorkingSet};
 use crate::table::Routines;
 use crate::{Kernel, SelectError, Stores, portable};
 
-/// How implementations are picked. Parsed from `auto`, `cycle` or the name of a [`Kernel`].
+/// What [`Selection::Measured`] computes P and Q of: one stripe each, which stays in the cache.
+const MEASURED_SHAPES: [Shape; 2] =
+    [Shape { data_blocks: 8, block_len: 4 << 10 }, Shape { data_blocks: 8, block_len: 64 << 10 }];
+/// How long it takes for each of them.
+const MEASURED_BUDGET: Duration = Duration::from_millis(4);
+/// A preferred implementation wins if it has this share of the best rate: what is less apart than that
+/// may well come out the other way round the next time.
+const TIE: f64 = 0.97;
+
+/// How implementations are picked. Parsed from `auto`, `measured`, `cycle` or the name of a [`Kernel`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Selection {
-    /// The fastest that this CPU can run.
+    /// The preferred one of those that this CPU can run: the last of [`Kernel::ALL`].
     #[default]
     Auto,
+    /// The one that is fastest at P and Q of 8 data blocks, of 4 KiB and of 64 KiB (the geometric mean of
+    /// the two) that are in the cache; among those within 3 % of it, the preferred one. Takes about 10
+    /// milliseconds and, for as long, 640 KiB of memory. [`Kernel::Naive`] does not take part. If nothing
+    /// can be measured the choice is that of [`Selection::Auto`]; [`Kernels::why`] tells.
+    Measured,
     /// Always this one.
     Only(Kernel),
     /// Each call takes the next one that this CPU can run, so that tests of code built on this crate
@@ -26,6 +42,7 @@ impl FromStr for Selection {
     fn from_str(name: &str) -> Result<Self, SelectError> {
         match name {
             "auto" => Ok(Selection::Auto),
+            "measured" => Ok(Selection::Measured),
             "cycle" => Ok(Selection::Cycle),
             _ => Kernel::ALL
                 .into_iter()
@@ -40,8 +57,37 @@ impl fmt::Display for Selection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Selection::Auto => f.write_str("auto"),
+            Selection::Measured => f.write_str("measured"),
             Selection::Only(kernel) => kernel.fmt(f),
             Selection::Cycle => f.write_str("cycle"),
+        }
+    }
+}
+
+/// Why it is these kernels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Why {
+    /// The preferred ones of those that this CPU can run.
+    Preferred,
+    /// The fastest of those that this CPU can run, or within 3 % of it and preferred.
+    Fastest,
+    /// As [`Why::Preferred`], because measuring failed.
+    NotMeasured(MeasureError),
+    /// Asked for by name.
+    Named,
+    /// All were asked for, in turn.
+    Cycle,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::Preferred => f.write_str("preferred among those that this CPU can run"),
+            Why::Fastest => f.write_str("the fastest in a measurement at the start"),
+            Why::NotMeasured(error) => write!(f, "preferred, for nothing could be measured: {error}"),
+            Why::Named => f.write_str("asked for by name"),
+            Why::Cycle => f.write_str("each call takes the next of those that this CPU can run"),
         }
     }
 }
@@ -53,6 +99,7 @@ impl fmt::Display for Selection {
 #[derive(Debug)]
 pub struct Kernels {
     pick: Pick,
+    why: Why,
     stores: Stores,
 }
 
@@ -77,8 +124,8 @@ impl Default for Kernels {
 }
 
 impl Kernels {
-    fn new(pick: Pick) -> Self {
-        Kernels { pick, stores: Stores::default() }
+    fn new(pick: Pick, why: Why) -> Self {
+        Kernels { pick, why, stores: Stores::default() }
     }
 
     /// The same kernels with their results stored in this way.
@@ -92,25 +139,38 @@ impl Kernels {
         self.stores == Stores::Streaming
     }
 
-    /// The fastest kernels that this CPU can run.
+    /// The preferred kernels of those that this CPU can run.
     pub fn auto() -> Self {
+        Kernels::preferred(Why::Preferred)
+    }
+
+    fn preferred(why: Why) -> Self {
         let best = Kernel::ALL.into_iter().rev().find_map(Kernel::routines);
-        Kernels::new(Pick::Fixed(best.unwrap_or(&portable::ROUTINES)))
+        Kernels::new(Pick::Fixed(best.unwrap_or(&portable::ROUTINES)), why)
     }
 
     /// Selects kernels; fails if the one asked for cannot run here.
     pub fn select(selection: Selection) -> Result<Self, SelectError> {
         match selection {
             Selection::Auto => Ok(Kernels::auto()),
+            Selection::Measured => Ok(match measured() {
+                Ok(routines) => Kernels::new(Pick::Fixed(routines), Why::Fastest),
+                Err(error) => Kernels::preferred(Why::NotMeasured(error)),
+            }),
             Selection::Only(kernel) => kernel
                 .routines()
-                .map(|routines| Kernels::new(Pick::Fixed(routines)))
+                .map(|routines| Kernels::new(Pick::Fixed(routines), Why::Named))
                 .ok_or(SelectError::Missing { kernel }),
             Selection::Cycle => {
                 let available = Kernel::ALL.into_iter().filter_map(Kernel::routines).collect();
-                Ok(Kernels::new(Pick::Cycle { available, next: AtomicUsize::new(0) }))
+                Ok(Kernels::new(Pick::Cycle { available, next: AtomicUsize::new(0) }, Why::Cycle))
             }
         }
+    }
+
+    /// Why it is these.
+    pub fn why(&self) -> Why {
+        self.why
     }
 
     /// The kernel that every call uses, or `None` if they cycle.
@@ -133,6 +193,29 @@ impl Kernels {
     }
 }
 
+/// Measures all that this CPU can run, as [`Selection::Measured`] says.
+fn measured() -> Result<&'static Routines, MeasureError> {
+    let candidates = Kernel::ALL.into_iter().filter(|kernel| *kernel != Kernel::Naive);
+    let routines: Vec<_> = candidates.filter_map(Kernel::routines).collect();
+    let contestants: Vec<_> =
+        routines.iter().map(|routines| Kernels::new(Pick::Fixed(routines), Why::Named)).collect();
+    let mut scores = vec![1.0; contestants.len()];
+    for shape in MEASURED_SHAPES {
+        let mut set = WorkingSet::new(shape, 0)?;
+        let rates = measure::rates(&contestants, Work::GenPq, &mut set, MEASURED_BUDGET)?;
+        for (score, rate) in scores.iter_mut().zip(rates) {
+            *score *= (rate.best as f64).powf(1.0 / MEASURED_SHAPES.len() as f64);
+        }
+    }
+    Ok(winner(&scores).and_then(|i| routines.get(i).copied()).unwrap_or(&portable::ROUTINES))
+}
+
+/// The index of the preferred, which is the last, of those scores that are as good as the best.
+fn winner(scores: &[f64]) -> Option<usize> {
+    let best = scores.iter().copied().fold(0.0, f64::max);
+    scores.iter().rposition(|score| *score >= best * TIE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,7 +223,7 @@ mod tests {
     #[test]
     fn every_selection_parses_from_what_it_displays_as() {
         let named = Kernel::ALL.into_iter().map(Selection::Only);
-        for selection in [Selection::Auto, Selection::Cycle].into_iter().chain(named) {
+        for selection in [Selection::Auto, Selection::Measured, Selection::Cycle].into_iter().chain(named) {
             assert_eq!(selection.to_string().parse(), Ok(selection));
         }
     }
@@ -169,5 +252,36 @@ mod tests {
     fn auto_is_the_last_available_of_the_table() {
         let best = Kernel::ALL.into_iter().rfind(|k| k.is_available());
         assert_eq!(Kernels::auto().kernel(), best);
+    }
+
+    #[test]
+    fn the_preferred_wins_unless_another_is_clearly_faster() {
+        for (scores, index) in [
+            (&[5.0, 80.0, 90.0][..], Some(2)),
+            (&[5.0, 90.0, 80.0], Some(1)),
+            (&[5.0, 90.0, 88.0], Some(2)),
+            (&[90.0, 90.0, 87.0], Some(1)),
+            (&[7.0], Some(0)),
+            (&[], None),
+        ] {
+            assert_eq!(winner(scores), index, "{scores:?}");
+        }
+    }
+
+    #[test]
+    fn a_measurement_takes_one_that_runs_but_not_the_naive_one() {
+        let kernels = Kernels::select(Selection::Measured).unwrap();
+        assert!(matches!(kernels.why(), Why::Fastest), "{}", kernels.why());
+        let kernel = kernels.kernel().unwrap();
+        assert!(kernel.is_available() && kernel != Kernel::Naive, "{kernel}");
+    }
+
+    #[test]
+    fn kernels_know_why_they_were_taken() {
+        assert_eq!(Kernels::auto().why(), Why::Preferred);
+        assert_eq!(Kernels::select(Selection::Only(Kernel::Portable)).unwrap().why(), Why::Named);
+        assert_eq!(Kernels::select(Selection::Cycle).unwrap().why(), Why::Cycle);
+        let error = MeasureError::Memory { bytes: 655_360 };
+        assert!(Why::NotMeasured(error).to_string().contains("no 655360 bytes"));
     }
 }
