@@ -188,9 +188,9 @@ impl Kernels {
     /// Finds the one block, of `data`, P and Q, that is not what the others say.
     ///
     /// Every byte has a verdict of its own: it is right, or one block alone explains it. If all bytes that
-    /// are wrong name the same block, that is the answer. It is certain only if no more than one block is
-    /// wrong at any byte: two wrong blocks can look like a third one, at one byte in about 255 (with 255
-    /// data blocks, always), so the longer the run of wrong bytes, the surer the answer.
+    /// are wrong name the same block, that is the answer. It is right if no more than one block is wrong.
+    /// Two blocks wrong at the same byte look like one other block with a chance of `data.len()` in 255, so
+    /// the more bytes are wrong, the surer the answer ([`crate::algorithm`]).
     ///
     /// Errors: not 1 to 255 data blocks, or lengths that differ.
     pub fn locate(&self, data: &[Option<&[u8]>], p: &[u8], q: &[u8]) -> Result<Located, Error> {

@@ -1,17 +1,6 @@
 //! Recovery of lost blocks: which linear system a loss leads to.
 //!
-//! With `x < y` the exponents of lost data, `Sp` the sum of the data left and P, `Sq` the sum of the data
-//! left, each times its coefficient, and Q (a lost parity counts as zero):
-//!
-//! | lost | what holds | solution |
-//! |---|---|---|
-//! | Dx, by P | `Sp = Dx` | `Dx = Sp` |
-//! | Dx, by Q | `Sq = 2^x Dx` | `Dx = 2^-x Sq` |
-//! | Dx and P | `Sq = 2^x Dx`, `P = Sp + Dx` | `Dx = 2^-x Sq`, `P = Sp + 2^-x Sq` |
-//! | Dx and Q | `Sp = Dx`, `Q = Sq + 2^x Dx` | `Dx = Sp`, `Q = Sq + 2^x Sp` |
-//! | Dx and Dy | `Sp = Dx + Dy`, `Sq = 2^x Dx + 2^y Dy` | `Dx = (2^y Sp + Sq) / (2^x + 2^y)`, `Dy = Sp + Dx` |
-//!
-//! `2^x + 2^y` is never zero, for the powers 0 to 254 differ.
+//! The equations and their solutions are in [`crate::algorithm`].
 
 use crate::ops::{check_len, check_sources};
 use crate::table::{Second, Solve};

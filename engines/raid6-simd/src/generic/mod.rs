@@ -18,7 +18,7 @@
 //! a page, and a load that follows a store to the same offset of another page waits for it in vain.
 //!
 //! The bytes that do not fill a register are handled by partial loads and stores of one last column.
-//! Which depth is best, and why, is in the crate's `algorithm.md`.
+//! Which depth is best, and why, is in [`crate::algorithm`].
 
 mod blocks;
 mod passes;
