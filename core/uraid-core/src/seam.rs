@@ -297,7 +297,8 @@ pub enum Action {
     /// The answer to [`Event::Stop`]: nothing is in flight and the metadata say so. `clean` is false if
     /// that could not be written.
     Stopped {
-        /// Whether the array is marked clean on all its members.
+        /// Whether all members say that writing had ended: the array is marked clean or, if a resync was
+        /// under way, its checkpoint is written, from which the next start goes on.
         clean: bool,
     },
 }
