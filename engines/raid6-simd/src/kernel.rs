@@ -4,7 +4,13 @@ use std::fmt;
 
 use crate::table::Routines;
 #[cfg(target_arch = "x86_64")]
-use crate::{avx2::Avx2, avx512_gfni::Avx512Gfni};
+use crate::{
+    avx2::Avx2,
+    avx2_gfni::Avx2Gfni,
+    avx512::Avx512,
+    avx512_gfni::Avx512Gfni,
+    sse::{Sse2, Ssse3},
+};
 use crate::{naive, portable};
 
 /// An implementation, by name.
@@ -13,24 +19,45 @@ use crate::{naive, portable};
 pub enum Kernel {
     /// Byte by byte from the definition; for tests.
     Naive,
-    /// Eight bytes at a time, on any CPU.
+    /// In integer registers, on any CPU.
     Portable,
+    /// SSE2, which every x86-64 CPU has.
+    Sse2,
+    /// SSSE3 on x86-64.
+    Ssse3,
     /// AVX2 on x86-64.
     Avx2,
+    /// AVX2 and GFNI on x86-64.
+    Avx2Gfni,
+    /// AVX-512F and AVX-512BW on x86-64.
+    Avx512,
     /// AVX-512F, AVX-512BW and GFNI on x86-64.
     Avx512Gfni,
 }
 
 impl Kernel {
     /// All implementations, the slowest first.
-    pub const ALL: [Kernel; 4] = [Kernel::Naive, Kernel::Portable, Kernel::Avx2, Kernel::Avx512Gfni];
+    pub const ALL: [Kernel; 8] = [
+        Kernel::Naive,
+        Kernel::Portable,
+        Kernel::Sse2,
+        Kernel::Ssse3,
+        Kernel::Avx2,
+        Kernel::Avx2Gfni,
+        Kernel::Avx512,
+        Kernel::Avx512Gfni,
+    ];
 
     /// The name by which [`Selection`] knows it.
     pub const fn name(self) -> &'static str {
         match self {
             Kernel::Naive => "naive",
             Kernel::Portable => "portable",
+            Kernel::Sse2 => "sse2",
+            Kernel::Ssse3 => "ssse3",
             Kernel::Avx2 => "avx2",
+            Kernel::Avx2Gfni => "avx2_gfni",
+            Kernel::Avx512 => "avx512",
             Kernel::Avx512Gfni => "avx512_gfni",
         }
     }
@@ -39,7 +66,11 @@ impl Kernel {
     pub const fn needs(self) -> &'static str {
         match self {
             Kernel::Naive | Kernel::Portable => "needs nothing",
+            Kernel::Sse2 => "needs x86-64",
+            Kernel::Ssse3 => "needs x86-64 with SSSE3",
             Kernel::Avx2 => "needs x86-64 with AVX2",
+            Kernel::Avx2Gfni => "needs x86-64 with AVX2 and GFNI",
+            Kernel::Avx512 => "needs x86-64 with AVX-512F and AVX-512BW",
             Kernel::Avx512Gfni => "needs x86-64 with AVX-512F, AVX-512BW and GFNI",
         }
     }
@@ -55,11 +86,24 @@ impl Kernel {
             Kernel::Naive => Some(&naive::ROUTINES),
             Kernel::Portable => Some(&portable::ROUTINES),
             #[cfg(target_arch = "x86_64")]
+            Kernel::Sse2 => Sse2::detect().map(Sse2::routines),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Ssse3 => Ssse3::detect().map(Ssse3::routines),
+            #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => Avx2::detect().map(Avx2::routines),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2Gfni => Avx2Gfni::detect().map(Avx2Gfni::routines),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => Avx512::detect().map(Avx512::routines),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Gfni => Avx512Gfni::detect().map(Avx512Gfni::routines),
             #[cfg(not(target_arch = "x86_64"))]
-            Kernel::Avx2 | Kernel::Avx512Gfni => None,
+            Kernel::Sse2
+            | Kernel::Ssse3
+            | Kernel::Avx2
+            | Kernel::Avx2Gfni
+            | Kernel::Avx512
+            | Kernel::Avx512Gfni => None,
         }
     }
 }

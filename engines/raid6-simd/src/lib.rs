@@ -28,9 +28,17 @@
 //! ```
 //!
 //! What it promises: nothing outside the slices is read or written; every implementation gives the same
-//! bytes; a call that returns an error has written nothing; no call allocates or panics. Because the
-//! arguments are slices, a destination can share no memory with any other argument; the in-place forms
-//! are [`XorMode::Accumulate`] and [`Kernels::pq_update`].
+//! bytes; a call that returns an error has written nothing; no call allocates or panics.
+//!
+//! # In place, and aliasing
+//!
+//! | | |
+//! |---|---|
+//! | sources | may be the same slice, or overlap, in any way |
+//! | a destination | shares no byte with any other argument; that it is a `&mut` slice sees to it |
+//! | `dst += sum(srcs)` | in place: [`XorMode::Accumulate`], [`Kernels::gf_mul_add`] |
+//! | P and Q of changed data | in place: [`Kernels::pq_update`] |
+//! | P and Q in parts | [`Kernels::pq_update`] with `old` absent, on parities that start as zeroes |
 //!
 //! What it leaves to others: which block has which exponent (a matter of the array's layout), threads,
 //! and where memory comes from.
@@ -40,13 +48,20 @@
 //! | name | for | registers |
 //! |---|---|---|
 //! | `naive` | tests | bytes |
-//! | `portable` | any CPU | `u64` |
+//! | `portable` | any CPU | two `u64` |
+//! | `sse2` | x86-64 | 16 bytes |
+//! | `ssse3` | x86-64 with SSSE3 | 16 bytes |
 //! | `avx2` | x86-64 with AVX2 | 32 bytes |
+//! | `avx2_gfni` | x86-64 with AVX2 and GFNI | 32 bytes |
+//! | `avx512` | x86-64 with AVX-512F and AVX-512BW | 64 bytes |
 //! | `avx512_gfni` | x86-64 with AVX-512F, AVX-512BW and GFNI | 64 bytes |
 //!
 //! [`Kernels::auto`] takes the last one of the table that the CPU can run; [`Selection`] picks by name or
 //! cycles through all. The algorithms are written once over a small vector trait, and each ISA's file
 //! says what its registers can do.
+
+#[doc = include_str!("../algorithm.md")]
+pub mod algorithm {}
 
 mod error;
 mod features;
@@ -65,7 +80,15 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_gfni;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
 mod avx512_gfni;
+#[cfg(target_arch = "x86_64")]
+mod sse;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use error::{Error, SelectError};
 pub use features::{Feature, cpu_features};

@@ -1,7 +1,5 @@
 //! What the algorithms ask of a vector register. Each ISA's file implements it once.
 
-use crate::gf;
-
 /// A register full of bytes, each an element of GF(2^8).
 ///
 /// All functions must be inlined into a function that has the ISA's target features enabled: hence
@@ -115,71 +113,5 @@ impl<V: Vector> Term<V> {
                 _ => sum.xor(x.mul(self.prepared)),
             }
         }
-    }
-}
-
-/// Eight bytes in a `u64`: the implementation for CPUs without a vector unit that we know.
-#[derive(Clone, Copy)]
-pub(crate) struct Word(u64);
-
-impl Vector for Word {
-    const BYTES: usize = 8;
-    type Coefficient = [u64; 8];
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        Word(0)
-    }
-
-    #[inline(always)]
-    unsafe fn load(src: *const u8) -> Self {
-        // SAFETY: the caller gives eight readable bytes; the read needs no alignment.
-        Word(unsafe { src.cast::<u64>().read_unaligned() })
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, dst: *mut u8) {
-        // SAFETY: the caller gives eight writable bytes; the write needs no alignment.
-        unsafe { dst.cast::<u64>().write_unaligned(self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn xor(self, other: Self) -> Self {
-        Word(self.0 ^ other.0)
-    }
-
-    #[inline(always)]
-    unsafe fn or(self, other: Self) -> Self {
-        Word(self.0 | other.0)
-    }
-
-    #[inline(always)]
-    unsafe fn is_zero(self) -> bool {
-        self.0 == 0
-    }
-
-    #[inline(always)]
-    unsafe fn mul2(self) -> Self {
-        let carries = (self.0 >> 7) & 0x0101_0101_0101_0101;
-        let shifted = (self.0 << 1) & 0xfefe_fefe_fefe_fefe;
-        // No byte of the product carries into the next: each is 0 or 0x1d.
-        Word(shifted ^ (carries * u64::from(gf::POLY)))
-    }
-
-    #[inline(always)]
-    unsafe fn coefficient(c: u8) -> [u64; 8] {
-        // All ones for each bit that is set, so that the product needs no branch.
-        std::array::from_fn(|bit| 0u64.wrapping_sub(u64::from(c >> bit & 1)))
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, c: [u64; 8]) -> Self {
-        let (mut x, mut sum) = (self, 0);
-        for mask in c {
-            sum ^= x.0 & mask;
-            // SAFETY: this implementation needs no CPU feature.
-            x = unsafe { x.mul2() };
-        }
-        Word(sum)
     }
 }
