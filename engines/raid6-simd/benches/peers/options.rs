@@ -22,7 +22,7 @@ usage: cargo bench -p raid6-simd --bench peers -- [options]
   --kernel NAME         also time this implementation; repeatable
   --isal NAME=PATH      another library with ISA-L's functions; repeatable
   --peer NAME=PATH:PREFIX   a library with the functions described in benches/peers.rs; repeatable
-  --json FILE           also write all figures there
+  --json FILE           also write all figures there (cargo starts benches in the crate's directory)
   --test                check every contender and time nothing
   --help                this text";
 

@@ -26,6 +26,29 @@ impl Cursor {
     }
 }
 
+/// Whose turn it is in a round: everyone's once, after others than in the round before. The orders are the
+/// same in every run of the bench.
+struct Order {
+    indices: Vec<usize>,
+    word: u64,
+}
+
+impl Order {
+    fn new(everyone: usize) -> Self {
+        Order { indices: (0..everyone).collect(), word: 0x9e37_79b9_7f4a_7c15 }
+    }
+
+    /// Fisher and Yates, by xorshift.
+    fn shuffle(&mut self) {
+        for last in (1..self.indices.len()).rev() {
+            self.word ^= self.word << 13;
+            self.word ^= self.word >> 7;
+            self.word ^= self.word << 17;
+            self.indices.swap(last, (self.word >> 32) as usize % (last + 1));
+        }
+    }
+}
+
 /// Runs every contender in every round.
 pub(crate) fn measure(
     contenders: &mut [Contender<'_>],
@@ -34,10 +57,11 @@ pub(crate) fn measure(
 ) -> Result<Figures> {
     let share = Duration::from_micros(options.micros);
     let mut cursor = Cursor { stripe: 0, count: cell.count };
-    // What is in the caches before a run should not depend on who ran before.
+    // What is in the caches before a run should not depend on who ran before and may have stored past
+    // them.
     let warm_up = match cell.set {
         Set::Hot => 2,
-        Set::L3 => cell.count,
+        Set::L3 => 2 * cell.count,
         Set::Dram => 1,
     };
     let mut calls = Vec::new();
@@ -46,10 +70,10 @@ pub(crate) fn measure(
     }
     let everyone = contenders.len();
     let mut figures = vec![Vec::new(); everyone];
-    for round in 0..options.rounds {
-        for turn in 0..everyone {
-            let turn = if round % 2 == 0 { turn } else { everyone - 1 - turn };
-            let index = (turn + round * 7) % everyone;
+    let mut order = Order::new(everyone);
+    for _ in 0..options.rounds {
+        order.shuffle();
+        for &index in &order.indices {
             cursor.run(&mut contenders[index], warm_up)?;
             let taken = cursor.run(&mut contenders[index], calls[index])?;
             let bytes = calls[index] * contenders[index].bytes;
