@@ -1,169 +1,143 @@
-//! Every operation but recovery: random sources, lengths and places, against naive.
+//! Every operation on stripes of every kind: random ones, every number of blocks, every short length,
+//! every alignment.
 
-use raid6_simd::{Change, Kernels, Mismatch, XorMode, gf};
+use raid6_simd::{Kernels, Product, Selection, Stores, XorMode};
 
 use crate::common::*;
+use crate::guarded::Guarded;
+use crate::oracle;
+use crate::plan::Plan;
 
 const SEED: u64 = 0x5eed_0001;
 
-/// Runs `test` over random cases, for every implementation.
-fn each_case(default: usize, mut test: impl FnMut(&Kernels, &mut Rng, &str)) {
-    for kernels in available() {
-        let mut rng = Rng(SEED);
-        for case in 0..cases(default) {
-            let before = rng.0;
-            test(&kernels, &mut rng, &format!("{kernels:?}, case {case}, seed {before:#x}"));
+#[test]
+fn random_stripes() {
+    let variants = variants();
+    each_case(SEED, 120, |rng, what| {
+        let (count, len) = (1 + rng.below(20), rng.len());
+        let data = random_data(rng, count, len);
+        let mut plan = Plan::new(rng, slices(&data), len);
+        variants.iter().for_each(|kernels| plan.run(kernels, what));
+    });
+}
+
+#[test]
+fn long_blocks() {
+    let variants = variants();
+    each_case(SEED ^ 1, 8, |rng, what| {
+        let (count, len) = (1 + rng.below(9), rng.below(70_001));
+        let data = random_data(rng, count, len);
+        let mut plan = Plan::new(rng, slices(&data), len);
+        variants.iter().for_each(|kernels| plan.run(kernels, what));
+    });
+}
+
+#[test]
+fn every_number_of_blocks() {
+    let variants = variants();
+    let mut rng = Rng(SEED ^ 2);
+    for count in 1..=255 {
+        let len = rng.below(150);
+        let data = random_data(&mut rng, count, len);
+        let mut plan = Plan::new(&mut rng, slices(&data), len);
+        variants.iter().for_each(|kernels| plan.run(kernels, "every number of blocks"));
+    }
+}
+
+/// All lengths up to one column of eight registers of 64 bytes and some, then those next to a whole
+/// number of such columns, and next to a page. Every length is tried with few blocks and with many.
+#[test]
+fn every_length_around_registers_and_columns() {
+    let variants = variants();
+    let mut rng = Rng(SEED ^ 3);
+    let columns = (2..=9).flat_map(|k| [512 * k - 1, 512 * k, 512 * k + 1]);
+    for len in (0..=600).chain(columns) {
+        for most in [5, 12] {
+            let count = 1 + rng.below(most);
+            let data = random_data(&mut rng, count, len);
+            let mut plan = Plan::new(&mut rng, slices(&data), len);
+            variants.iter().for_each(|kernels| plan.run(kernels, "every length"));
         }
     }
 }
 
 #[test]
-fn xor_overwrites_or_accumulates_the_sum() {
-    each_case(250, |kernels, rng, what| {
-        let len = rng.len();
-        let count = random_count(rng, len);
-        let srcs = random_data(rng, count, len);
-        let old = rng.bytes(len);
-        let mode = if rng.chance(2) { XorMode::Accumulate } else { XorMode::Overwrite };
-        let mut expected = if mode == XorMode::Accumulate { old.clone() } else { vec![0; len] };
-        for src in srcs.iter().flatten() {
-            expected.iter_mut().zip(src.bytes()).for_each(|(sum, byte)| *sum ^= byte);
+fn every_alignment_of_every_block() {
+    let variants = variants();
+    let mut rng = Rng(SEED ^ 4);
+    for offset in 0..64 {
+        let len = 700 + offset;
+        let data: Vec<_> =
+            (0..5).map(|i| Some(Guarded::new(&rng.bytes(len), Some((offset * (i + 1)) % 64)))).collect();
+        // Both alike (which streaming needs), and each with the first.
+        for other in [offset, (offset * 7 + 3) % 64, 0] {
+            let places = [Some(offset), Some(other)];
+            let mut plan = Plan::at(&mut rng, slices(&data), len, places);
+            variants.iter().for_each(|kernels| plan.run(kernels, &format!("at {offset} and {other}")));
         }
-        let mut dst = Guarded::random(rng, &old);
-        kernels.xor(&slices(&srcs), dst.bytes_mut(), mode).unwrap();
-        dst.assert_is(&expected, what);
-    });
+    }
 }
 
+/// Blocks of all 256 byte values, each with every coefficient.
 #[test]
-fn xor_val_finds_any_single_bit() {
-    each_case(150, |kernels, rng, what| {
-        let len = rng.len();
-        let count = random_count(rng, len).min(254);
-        let mut srcs = random_data(rng, count, len);
-        let mut sum = vec![0; len];
-        kernels.xor(&slices(&srcs), &mut sum, XorMode::Overwrite).unwrap();
-        srcs.push(Some(Guarded::random(rng, &sum)));
-        assert!(kernels.xor_val(&slices(&srcs)).unwrap(), "{what}: nothing is wrong");
-        if let (Some(at), Some(Some(last))) = (random_place(rng, len), srcs.last_mut()) {
-            last.bytes_mut()[at] ^= 1 << rng.below(8);
-            assert!(!kernels.xor_val(&slices(&srcs)).unwrap(), "{what}: byte {at} of {len} is wrong");
-        }
-    });
-}
-
-/// A byte position; the first and the last ones often.
-fn random_place(rng: &mut Rng, len: usize) -> Option<usize> {
-    let last = len.checked_sub(1)?;
-    Some(match rng.below(4) {
-        0 => 0,
-        1 => last,
-        _ => rng.below(len),
-    })
-}
-
-#[test]
-fn p_and_q_are_the_naive_ones_together_and_alone() {
-    each_case(250, |kernels, rng, what| {
-        let len = rng.len();
-        let count = random_count(rng, len);
-        let data = random_data(rng, count, len);
-        let data = slices(&data);
-        let (p, q) = naive_pq(&data, len);
-        let fresh = |rng: &mut Rng| {
-            let garbage = rng.bytes(len);
-            Guarded::random(rng, &garbage)
-        };
-        let (mut p1, mut q1) = (fresh(rng), fresh(rng));
-        kernels.gen_pq(&data, Some(p1.bytes_mut()), Some(q1.bytes_mut())).unwrap();
-        p1.assert_is(&p, what);
-        q1.assert_is(&q, what);
-        let (mut p2, mut q2) = (fresh(rng), fresh(rng));
-        kernels.gen_pq(&data, Some(p2.bytes_mut()), None).unwrap();
-        kernels.gen_pq(&data, None, Some(q2.bytes_mut())).unwrap();
-        p2.assert_is(&p, what);
-        q2.assert_is(&q, what);
-    });
-}
-
-#[test]
-fn every_alignment_of_every_block_gives_the_same_parity() {
+fn every_product() {
+    let values: Vec<u8> = (0..=255).collect();
+    let block = Guarded::new(&values, None);
+    let mut out = Guarded::new(&[0; 256], None);
     for kernels in available() {
-        let mut rng = Rng(SEED);
-        for offset in 0..64 {
-            let len = 1000 + offset;
-            let data: Vec<_> =
-                (0..5).map(|i| Some(Guarded::new(&rng.bytes(len), Some((offset * (i + 1)) % 64)))).collect();
-            let (p, q) = naive_pq(&slices(&data), len);
-            let mut p1 = Guarded::new(&vec![0; len], Some(offset));
-            let mut q1 = Guarded::new(&vec![0; len], Some(63 - offset));
-            kernels.gen_pq(&slices(&data), Some(p1.bytes_mut()), Some(q1.bytes_mut())).unwrap();
-            p1.assert_is(&p, &format!("{kernels:?} offset {offset}"));
-            q1.assert_is(&q, &format!("{kernels:?} offset {offset}"));
+        for c in 0..=255 {
+            let what = format!("{kernels:?}: {c} times every byte");
+            out.fill(&[0; 256]);
+            kernels.gf_mul_add(&[Product { coefficient: c, block: block.bytes() }], out.bytes_mut()).unwrap();
+            let products: Vec<_> = values.iter().map(|byte| oracle::mul(c, *byte)).collect();
+            out.assert_is(&products, &what);
+        }
+        for exponent in 0..255 {
+            let what = format!("{kernels:?}: every byte with exponent {exponent}");
+            let mut data = vec![None; exponent + 1];
+            data[exponent] = Some(block.bytes());
+            out.fill(&[0x55; 256]);
+            kernels.gen_pq(&data, None, Some(out.bytes_mut())).unwrap();
+            out.assert_is(&oracle::parities(&data, 256).1, &what);
         }
     }
 }
 
 #[test]
-fn an_update_equals_computing_p_and_q_anew() {
-    each_case(200, |kernels, rng, what| {
-        let len = rng.len();
-        let count = random_count(rng, len);
-        let mut data = random_data(rng, count, len);
-        let (p, q) = naive_pq(&slices(&data), len);
-        let exponent = rng.below(count);
-        let old_bytes = data[exponent].as_ref().map_or(vec![0; len], |old| old.bytes().to_vec());
-        let old = Guarded::random(rng, &old_bytes);
-        let new_bytes = rng.bytes(len);
-        let new = Guarded::random(rng, &new_bytes);
-        let (mut p1, mut q1) = (Guarded::random(rng, &p), Guarded::random(rng, &q));
-        let (with_p, with_q) = [(true, true), (true, false), (false, true)][rng.below(3)];
-        let (p_dst, q_dst) = (with_p.then(|| p1.bytes_mut()), with_q.then(|| q1.bytes_mut()));
-        let change = Change { exponent: exponent as u8, old: Some(old.bytes()), new: Some(new.bytes()) };
-        kernels.pq_update(&[change], p_dst, q_dst).unwrap();
-        data[exponent] = Some(new);
-        let (p_new, q_new) = naive_pq(&slices(&data), len);
-        p1.assert_is(if with_p { &p_new } else { &p }, what);
-        q1.assert_is(if with_q { &q_new } else { &q }, what);
-    });
-}
-
-#[test]
-fn a_check_tells_p_from_q_whatever_bit_is_wrong() {
-    each_case(200, |kernels, rng, what| {
-        let len = rng.len();
-        let count = random_count(rng, len);
-        let data = random_data(rng, count, len);
-        let data = slices(&data);
-        let (p, q) = naive_pq(&data, len);
-        let (mut p, mut q) = (Guarded::random(rng, &p), Guarded::random(rng, &q));
-        let check =
-            |p: &Guarded, q: &Guarded| kernels.pq_val(&data, Some(p.bytes()), Some(q.bytes())).unwrap();
-        assert_eq!(check(&p, &q), Mismatch::default(), "{what}: nothing is wrong");
-        let Some(at) = random_place(rng, len) else { return };
-        p.bytes_mut()[at] ^= 1 << rng.below(8);
-        assert_eq!(check(&p, &q), Mismatch { p: true, q: false }, "{what}: P wrong at {at}");
-        assert_eq!(kernels.pq_val(&data, None, Some(q.bytes())).unwrap(), Mismatch::default(), "{what}");
-        let at_q = rng.below(len);
-        q.bytes_mut()[at_q] ^= 1 << rng.below(8);
-        assert_eq!(check(&p, &q), Mismatch { p: true, q: true }, "{what}: both wrong at {at}, {at_q}");
-        let only_p = kernels.pq_val(&data, Some(p.bytes()), None).unwrap();
-        assert_eq!(only_p, Mismatch { p: true, q: false }, "{what}");
-    });
-}
-
-#[test]
-fn naive_is_the_definition() {
-    let mut rng = Rng(SEED);
-    let data: Vec<_> = (0..255).map(|_| rng.bytes(3)).collect();
-    let blocks: Vec<_> = data.iter().map(|block| Some(&block[..])).collect();
-    let (p, q) = naive_pq(&blocks, 3);
-    for at in 0..3 {
-        let (mut sum, mut horner) = (0, 0);
-        for block in data.iter().rev() {
-            sum ^= block[at];
-            horner = gf::mul2(horner) ^ block[at];
+fn nothing_but_gaps_is_all_zeroes() {
+    for kernels in variants() {
+        for (count, len) in [(1, 0), (1, 1), (2, 64), (3, 100), (9, 513), (255, 1000)] {
+            let gaps = vec![None; count];
+            let garbage = vec![0x77; len];
+            let (mut p, mut q) = (Guarded::new(&garbage, None), Guarded::new(&garbage, Some(0)));
+            let what = format!("{kernels:?}: {count} gaps of {len} bytes");
+            kernels.gen_pq(&gaps, Some(p.bytes_mut()), Some(q.bytes_mut())).unwrap();
+            p.assert_is(&vec![0; len], &what);
+            q.assert_is(&vec![0; len], &what);
+            assert_eq!(kernels.xor_val(&gaps), Ok(true), "{what}");
+            p.fill(&garbage);
+            kernels.xor(&gaps, p.bytes_mut(), XorMode::Accumulate).unwrap();
+            p.assert_is(&garbage, &what);
         }
-        assert_eq!((p[at], q[at]), (sum, horner));
+    }
+}
+
+/// Each call takes another implementation: run as often as there are, all have run everything, whatever
+/// number of calls the operations add up to.
+#[test]
+fn cycling_gives_the_same_bytes() {
+    let rounds = available().len() + 1;
+    for stores in [Stores::Cached, Stores::Streaming] {
+        let kernels = Kernels::select(Selection::Cycle).unwrap().with_stores(stores);
+        each_case(SEED ^ 5, 10, |rng, what| {
+            let (count, len) = (1 + rng.below(12), rng.len());
+            let data = random_data(rng, count, len);
+            let mut plan = Plan::new(rng, slices(&data), len);
+            for round in 0..rounds {
+                plan.run(&kernels, &format!("{what}, round {round}"));
+                // One more call, so that the next round begins at another implementation.
+                (0..round % 2 + 1).for_each(|_| _ = kernels.xor_val(&slices(&data)));
+            }
+        });
     }
 }

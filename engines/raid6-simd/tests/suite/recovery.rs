@@ -1,141 +1,172 @@
-//! Recovery: every pair of lost blocks of small arrays, sampled pairs of large ones.
+//! Recovery: every loss of small arrays, with everything that can be said of P and Q, and sampled losses
+//! of large ones. What is recoverable must come back; the rest must be refused with nothing written.
 
-use raid6_simd::{Kernels, LostData, Parity};
+use raid6_simd::{Error, Kernels, LostData, Parity};
 
 use crate::common::*;
+use crate::guarded::{Guarded, random_offset};
+use crate::oracle;
 
 const SEED: u64 = 0x5eed_0002;
 
-/// Loses the members `a` and `b` (data by exponent, then P, then Q; may be the same) of a stripe and
-/// recovers them.
-fn lose(kernels: &Kernels, rng: &mut Rng, data: &[Vec<u8>], a: usize, b: usize, raid5: bool) {
-    let len = data[0].len();
-    let n = data.len();
-    let what = format!("{kernels:?}: {n} data blocks of {len} bytes, lost {a} and {b}, raid5 {raid5}");
-    let all: Vec<_> = data.iter().map(|block| Some(&block[..])).collect();
-    let (p, q) = naive_pq(&all, len);
-    let left: Vec<_> = (0..n).map(|i| (i != a && i != b).then(|| Guarded::random(rng, &data[i]))).collect();
-    let garbage = rng.bytes(len);
-    let mut outs: Vec<_> = (0..2).map(|_| Guarded::random(rng, &garbage)).collect();
-    let (mut p_out, mut q_out) = (Guarded::random(rng, &garbage), Guarded::random(rng, &garbage));
-    let mut exponents: Vec<_> = [a, b].into_iter().filter(|i| *i < n).collect();
-    exponents.dedup();
-    let mut lost: Vec<_> = outs
-        .iter_mut()
-        .zip(&exponents)
-        .map(|(out, exponent)| LostData { exponent: *exponent as u8, out: out.bytes_mut() })
-        .collect();
-    let (p_lost, q_lost) = (a == n || b == n, a == n + 1 || b == n + 1);
-    let p_arg = if p_lost { Parity::Lost(p_out.bytes_mut()) } else { Parity::Good(&p) };
-    let q_arg = match (raid5, q_lost) {
-        (true, _) => Parity::Absent,
-        (false, true) => Parity::Lost(q_out.bytes_mut()),
-        (false, false) => Parity::Good(&q),
-    };
-    kernels.recover(&slices(&left), &mut lost, p_arg, q_arg).unwrap();
-    for (out, exponent) in outs.iter_mut().zip(&exponents) {
-        out.assert_is(&data[*exponent], &what);
-    }
-    p_out.assert_is(if p_lost { &p } else { &garbage }, &what);
-    q_out.assert_is(if q_lost { &q } else { &garbage }, &what);
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Absent,
+    Good,
+    Lost,
 }
 
-fn random_stripe(rng: &mut Rng, n: usize, len: usize) -> Vec<Vec<u8>> {
-    (0..n).map(|_| rng.bytes(len)).collect()
+use State::{Absent, Good, Lost};
+
+const STATES: [State; 3] = [Absent, Good, Lost];
+
+struct Stripe {
+    data: Vec<Option<Guarded>>,
+    len: usize,
+    /// P and Q.
+    parities: [Guarded; 2],
+    /// For lost data, P and Q, and what is there before.
+    out: [Guarded; 4],
+    garbage: Vec<u8>,
+}
+
+impl Stripe {
+    fn random(rng: &mut Rng, count: usize, len: usize) -> Self {
+        let data = random_data(rng, count, len);
+        let (p, q) = oracle::parities(&slices(&data), len);
+        let garbage = rng.bytes(len);
+        let parities = [Guarded::random(rng, &p), Guarded::random(rng, &q)];
+        // Streaming asks that all that is written is aligned, which would be rare by chance.
+        let alike = rng.chance(2).then(|| random_offset(rng));
+        let out =
+            std::array::from_fn(|_| Guarded::new(&garbage, alike.unwrap_or_else(|| random_offset(rng))));
+        Stripe { data, len, parities, out, garbage }
+    }
+
+    /// Loses these data blocks, with P and Q as said, and recovers.
+    fn lose(&mut self, kernels: &[Kernels], lost: &[usize], p: State, q: State, what: &str) {
+        for kernels in kernels {
+            let n = self.data.len();
+            let what = format!(
+                "{what}: {kernels:?}, {n} blocks of {} bytes, lost {lost:?}, P {p:?}, Q {q:?}",
+                self.len
+            );
+            let result = self.recover(kernels, lost, p, q);
+            assert_eq!(result, verdict(lost.len(), p, q), "{what}");
+            self.assert_written(result.is_ok(), lost, p, q, &what);
+        }
+    }
+
+    fn recover(&mut self, kernels: &Kernels, lost: &[usize], p: State, q: State) -> Result<(), Error> {
+        let blocks = slices(&self.data).into_iter().enumerate();
+        let data: Vec<_> = blocks.map(|(i, block)| block.filter(|_| !lost.contains(&i))).collect();
+        self.out.iter_mut().for_each(|out| out.fill(&self.garbage));
+        let [out_x, out_y, out_p, out_q] = &mut self.out;
+        let mut lost: Vec<_> = lost
+            .iter()
+            .zip([out_x, out_y])
+            .map(|(exponent, out)| LostData { exponent: *exponent as u8, out: out.bytes_mut() })
+            .collect();
+        let [good_p, good_q] = &self.parities;
+        kernels.recover(&data, &mut lost, argument(p, good_p, out_p), argument(q, good_q, out_q))
+    }
+
+    fn assert_written(&mut self, done: bool, lost: &[usize], p: State, q: State, what: &str) {
+        let zeroes = vec![0; self.len];
+        for (i, out) in self.out[..2].iter_mut().enumerate() {
+            let expected = match lost.get(i) {
+                Some(exponent) if done => self.data[*exponent].as_ref().map_or(&zeroes[..], Guarded::bytes),
+                _ => &self.garbage,
+            };
+            out.assert_is(expected, &format!("{what}: data"));
+        }
+        for ((state, good), out) in [p, q].into_iter().zip(&self.parities).zip(&mut self.out[2..]) {
+            let expected = if done && state == Lost { good.bytes() } else { &self.garbage };
+            out.assert_is(expected, &format!("{what}: parity"));
+        }
+    }
+}
+
+fn argument<'a>(state: State, good: &'a Guarded, out: &'a mut Guarded) -> Parity<'a> {
+    match state {
+        Absent => Parity::Absent,
+        Good => Parity::Good(good.bytes()),
+        Lost => Parity::Lost(out.bytes_mut()),
+    }
+}
+
+/// What a loss of so many data blocks must lead to: each takes one good parity.
+fn verdict(data: usize, p: State, q: State) -> Result<(), Error> {
+    let good = [p, q].into_iter().filter(|state| *state == Good).count();
+    if data == 0 && p != Lost && q != Lost {
+        Err(Error::NothingLost)
+    } else if data <= good {
+        Ok(())
+    } else {
+        Err(Error::Unrecoverable { data, p: p == Good, q: q == Good })
+    }
+}
+
+/// No data block, each alone, and every pair in both orders.
+fn losses(n: usize) -> Vec<Vec<usize>> {
+    let alone = (0..n).map(|x| vec![x]);
+    let pairs = (0..n).flat_map(|x| (0..n).filter(move |y| *y != x).map(move |y| vec![x, y]));
+    [vec![]].into_iter().chain(alone).chain(pairs).collect()
 }
 
 #[test]
-fn every_pair_of_3_to_12_members_comes_back() {
-    for kernels in available() {
-        let mut rng = Rng(SEED);
-        for members in 3..=12 {
-            let n = members - 2;
-            for a in 0..members {
-                for b in a..members {
-                    let len = 1 + rng.below(700);
-                    let data = random_stripe(&mut rng, n, len);
-                    // Both orders: the pair need not be given ascending.
-                    lose(&kernels, &mut rng, &data, a, b, false);
-                    lose(&kernels, &mut rng, &data, b, a, false);
-                }
+fn every_loss_of_3_to_12_members() {
+    let variants = variants();
+    let mut rng = Rng(SEED);
+    for n in 1..=10 {
+        for lost in losses(n) {
+            let len = if rng.chance(4) { 64 * rng.below(11) + rng.below(3) } else { rng.below(500) };
+            let mut stripe = Stripe::random(&mut rng, n, len);
+            for (p, q) in STATES.into_iter().flat_map(|p| STATES.map(|q| (p, q))) {
+                stripe.lose(&variants, &lost, p, q, "3 to 12 members");
             }
         }
     }
 }
 
 #[test]
-fn sampled_pairs_of_up_to_257_members_come_back() {
-    for kernels in available() {
-        let mut rng = Rng(SEED);
-        for case in 0..cases(40) {
-            let n = if case % 8 == 0 { 255 } else { 1 + rng.below(255) };
-            let (a, b) = (rng.below(n + 2), rng.below(n + 2));
-            let len = rng.below(300);
-            let data = random_stripe(&mut rng, n, len);
-            lose(&kernels, &mut rng, &data, a, b, false);
-        }
+fn sampled_losses_of_up_to_257_members() {
+    let variants = variants();
+    each_case(SEED ^ 1, 100, |rng, what| {
+        let n = if rng.chance(4) { 255 } else { 1 + rng.below(255) };
+        let len = rng.below(200);
+        let mut stripe = Stripe::random(rng, n, len);
+        let mut lost: Vec<_> = (0..rng.below(4).min(2)).map(|_| rng.place(n)).collect();
+        lost.dedup();
+        stripe.lose(&variants, &lost, Good, Good, what);
+        stripe.lose(&variants, &lost, STATES[rng.below(3)], STATES[rng.below(3)], what);
+    });
+}
+
+/// The difference of the exponents decides the coefficients: all of them, and both ends.
+#[test]
+fn every_distance_of_two_lost_blocks() {
+    let kernels = available();
+    let mut rng = Rng(SEED ^ 2);
+    let mut stripe = Stripe::random(&mut rng, 255, 70);
+    for distance in 1..255 {
+        let x = rng.below(255 - distance);
+        stripe.lose(&kernels, &[x, x + distance], Good, Good, "every distance");
     }
 }
 
 #[test]
-fn long_blocks_come_back() {
-    for kernels in available() {
-        let mut rng = Rng(SEED);
-        for _ in 0..cases(6) {
-            let n = 1 + rng.below(6);
-            let (a, b) = (rng.below(n + 2), rng.below(n + 2));
-            let len = 4096 + rng.below(66_000);
-            let data = random_stripe(&mut rng, n, len);
-            lose(&kernels, &mut rng, &data, a, b, false);
-        }
-    }
-}
-
-#[test]
-fn one_block_comes_back_without_a_q() {
-    for kernels in available() {
-        let mut rng = Rng(SEED);
-        for n in 1..=10 {
-            for a in 0..=n {
-                let len = rng.below(700);
-                let data = random_stripe(&mut rng, n, len);
-                lose(&kernels, &mut rng, &data, a, a, true);
-            }
-        }
-    }
-}
-
-#[test]
-fn one_block_comes_back_from_q_without_a_p() {
-    for kernels in available() {
-        let mut rng = Rng(SEED);
-        for x in 0..9 {
-            let len = rng.len();
-            let data = random_stripe(&mut rng, 9, len);
-            let mut left: Vec<_> = data.iter().map(|block| Some(&block[..])).collect();
-            let (_, q) = naive_pq(&left, len);
-            left[x] = None;
-            let mut out = Guarded::random(&mut rng, &vec![7; len]);
-            let mut lost = [LostData { exponent: x as u8, out: out.bytes_mut() }];
-            kernels.recover(&left, &mut lost, Parity::Absent, Parity::Good(&q)).unwrap();
-            out.assert_is(&data[x], &format!("{kernels:?}: D{x} by Q"));
-        }
-    }
-}
-
-/// Blocks of zeroes between the data (`None` that is not lost) change nothing.
-#[test]
-fn gaps_count_as_zeroes() {
-    for kernels in available() {
-        let mut rng = Rng(SEED);
-        let zeroes = vec![0; 333];
-        let data: Vec<_> = (0..8).map(|i| if i % 3 == 1 { zeroes.clone() } else { rng.bytes(333) }).collect();
-        let all: Vec<_> = data.iter().map(|block| Some(&block[..])).collect();
-        let (p, q) = naive_pq(&all, 333);
-        let left: Vec<_> = (0..8).map(|i| (i % 3 != 1 && i != 2 && i != 6).then(|| &data[i][..])).collect();
-        let (mut x, mut y) = (vec![1; 333], vec![1; 333]);
-        let mut lost = [LostData { exponent: 2, out: &mut x }, LostData { exponent: 6, out: &mut y }];
-        kernels.recover(&left, &mut lost, Parity::Good(&p), Parity::Good(&q)).unwrap();
-        assert_eq!((&x, &y), (&data[2], &data[6]), "{kernels:?}");
-    }
+fn long_blocks() {
+    let variants = variants();
+    each_case(SEED ^ 3, 6, |rng, what| {
+        let (n, len) = (2 + rng.below(8), rng.below(70_001));
+        let mut stripe = Stripe::random(rng, n, len);
+        let x = rng.below(n);
+        let lost = [x, (x + 1 + rng.below(n - 1)) % n];
+        stripe.lose(&variants, &lost, Good, Good, what);
+        stripe.lose(&variants, &lost[..1], Good, Lost, what);
+        stripe.lose(&variants, &lost[..1], Lost, Good, what);
+        stripe.lose(&variants, &lost[..1], Good, Absent, what);
+        stripe.lose(&variants, &lost[..0], Lost, Lost, what);
+    });
 }

@@ -1,6 +1,6 @@
 //! Arguments that make no sense are refused, and nothing is written.
 
-use raid6_simd::{Change, Error, Kernels, LostData, Parity, XorMode};
+use raid6_simd::{Change, Error, Kernels, LostData, Parity, Product, XorMode};
 
 use crate::common::available;
 
@@ -24,6 +24,13 @@ fn source_counts_outside_1_to_255() {
             assert_eq!(kernels.gen_pq(srcs, Some(&mut dst), None), refused);
             assert_eq!(kernels.xor_val(srcs).map(|_| ()), refused);
             assert_eq!(kernels.pq_val(srcs, Some(&block), None).map(|_| ()), refused);
+            assert_eq!(kernels.locate(srcs, &block, &block).map(|_| ()), refused);
+            let changes: Vec<_> = srcs.iter().map(|_| change(0, &block, &[7; 8])).collect();
+            assert_eq!(kernels.pq_update(&changes, Some(&mut dst), None), refused);
+            let terms: Vec<_> = srcs.iter().map(|_| Product { coefficient: 2, block: &block }).collect();
+            assert_eq!(kernels.gf_mul_add(&terms, &mut dst), refused);
+            let mut lost = [LostData { exponent: 0, out: &mut dst }];
+            assert_eq!(kernels.recover(srcs, &mut lost, Parity::Good(&block), Parity::Absent), refused);
         }
         assert_eq!(dst, [9; 8]);
         assert_eq!(kernels.xor(&many[..255], &mut dst, XorMode::Overwrite), Ok(()));
@@ -42,12 +49,26 @@ fn lengths_that_differ() {
         assert_eq!(kernels.gen_pq(&[Some(&long)], Some(&mut dst), Some(&mut [0; 7])), refused);
         assert_eq!(kernels.pq_update(&[change(0, &short, &long)], Some(&mut dst), None), refused);
         assert_eq!(kernels.pq_update(&[change(0, &long, &short)], Some(&mut dst), None), refused);
+        let second = [change(0, &long, &[2; 8]), change(1, &long, &short)];
+        assert_eq!(kernels.pq_update(&second, Some(&mut dst), None), refused);
+        assert_eq!(kernels.pq_update(&second[..1], Some(&mut dst), Some(&mut [0; 7])), refused);
+        let terms = [&long[..], &short].map(|block| Product { coefficient: 3, block });
+        assert_eq!(kernels.gf_mul_add(&terms, &mut dst), refused);
+        assert_eq!(kernels.locate(&[Some(&long)], &long, &short).map(|_| ()), refused);
+        assert_eq!(kernels.locate(&[Some(&long), Some(&short)], &long, &long).map(|_| ()), refused);
         assert_eq!(kernels.xor_val(&[Some(&long), Some(&short)]).map(|_| ()), refused);
         assert_eq!(kernels.pq_val(&[Some(&long)], Some(&long), Some(&short)).map(|_| ()), refused);
         let mut lost = [LostData { exponent: 0, out: &mut dst }];
         let data = [None, Some(&short[..])];
         assert_eq!(kernels.recover(&data, &mut lost, Parity::Good(&long), Parity::Absent), refused);
         assert_eq!(kernels.recover(&[None], &mut lost, Parity::Good(&short), Parity::Absent), refused);
+        let q = Parity::Lost(&mut [0; 7]);
+        assert_eq!(kernels.recover(&[None], &mut lost, Parity::Good(&long), q), refused);
+        let mut short_out = [9; 7];
+        let mut two =
+            [LostData { exponent: 0, out: &mut dst }, LostData { exponent: 1, out: &mut short_out }];
+        let both = kernels.recover(&[None; 2], &mut two, Parity::Good(&long), Parity::Good(&long));
+        assert_eq!((both, short_out), (refused, [9; 7]));
         assert_eq!(dst, [9; 8]);
     });
 }
@@ -69,9 +90,12 @@ fn an_exponent_of_255_or_outside_the_data() {
         let mut out = [9; 8];
         let refused = Err(Error::Exponent { exponent: 255, blocks: 255 });
         assert_eq!(kernels.pq_update(&[change(255, &block, &block)], None, Some(&mut out)), refused);
+        let second = [change(254, &block, &[3; 8]), change(255, &block, &[3; 8])];
+        assert_eq!(kernels.pq_update(&second, None, Some(&mut out)), refused);
         let mut lost = [LostData { exponent: 2, out: &mut out }];
         let refused = Err(Error::Exponent { exponent: 2, blocks: 2 });
         assert_eq!(kernels.recover(&[None, None], &mut lost, Parity::Good(&block), Parity::Absent), refused);
+        assert_eq!(out, [9; 8]);
     });
 }
 
