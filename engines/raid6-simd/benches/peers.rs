@@ -11,16 +11,16 @@
 //! # Work
 //! A cell is an operation, a set, a number of data blocks `n` and a block length. Its stripes lie one after
 //! the other in one pool, and so do the blocks of a stripe, all on page boundaries, as in a stripe cache
-//! made of pages. The set is what a call finds in the caches: `hot` works on one stripe over and over, `l3`
-//! cycles over the stripes of 8 MiB, and `dram` over those of 1 GiB. Every contender is first compared with
-//! a byte-by-byte reference; one that is wrong is an error. In each round every contender runs for some
-//! hundred microseconds, in an order that changes from round to round. A figure is the median over rounds
-//! of GB/s of data (`n` blocks a call; the one block for `update`); a ratio is the median of the ratios of
-//! single rounds.
+//! made of pages. The set is what a call finds in the caches: `hot` works on one stripe over and over
+//! (another one in each round), `l3` cycles over the stripes of 8 MiB, and `dram` over those of 1 GiB.
+//! Every contender is first compared with a byte-by-byte reference; one that is wrong is an error. In each
+//! round every contender runs for some hundred microseconds, in an order that changes from round to round.
+//! A figure is the median over rounds of GB/s of data (`n` blocks a call; the one block for `update`); a
+//! ratio is the median of the ratios of single rounds.
 //!
 //! # Contenders
 //! - This crate: what [`raid6_simd::Kernels::auto`] takes, and more by `--kernel`. In `dram` the results of
-//!   the first go past the caches, as the documentation of [`raid6_simd::Stores`] says they should.
+//!   all these go past the caches, as the documentation of [`raid6_simd::Stores`] says they should.
 //! - ISA-L: `libisal.so.2` if the system has it, and libraries with the same functions by `--isal`.
 //! - Any peer, by `--peer NAME=PATH:PREFIX`: a shared library that exports some of these functions, each
 //!   name after the prefix and an underscore. Blocks begin on page boundaries, and `bytes` is a multiple of
@@ -98,8 +98,9 @@ fn run() -> Result<()> {
         println!("every contender gives the right bytes; nothing was timed (that needs --bench)");
         return Ok(());
     }
-    let stripe = options.sizes().map(|(n, len)| (n + 2) * len).max().unwrap_or(0);
-    let pool = Pool::new(options.sets.iter().map(|set| set.bytes()).max().unwrap_or(0).max(stripe))?;
+    let stripes = options.sizes().map(|(n, len)| (n + 2) * len);
+    let sets = stripes.flat_map(|stripe| options.sets.iter().map(move |set| set.stripes(stripe) * stripe));
+    let pool = Pool::new(sets.max().unwrap_or(0))?;
     let mut report = Report::default();
     for &set in &options.sets {
         for &op in &options.ops {

@@ -43,13 +43,14 @@ pub(crate) struct Contender<'a> {
     pub(crate) run: Run<'a>,
 }
 
-/// Makes a [`Run`] of a call for one stripe.
-pub(crate) fn cycle<'a>(count: usize, mut call: impl FnMut(usize) -> bool + 'a) -> Run<'a> {
+/// Makes a [`Run`] of a call for one stripe. The hot set stays at the stripe that it begins with.
+pub(crate) fn cycle<'a>(cell: &Cell<'_>, mut call: impl FnMut(usize) -> bool + 'a) -> Run<'a> {
+    let (count, step) = (cell.count, usize::from(cell.set != Set::Hot));
     Box::new(move |first, calls| {
         let (mut stripe, mut well) = (first, true);
         for _ in 0..calls {
             well &= call(stripe);
-            stripe += 1;
+            stripe += step;
             if stripe == count {
                 stripe = 0;
             }
@@ -152,7 +153,7 @@ fn memcpy<'a>(cell: &Cell<'a>) -> Option<Contender<'a>> {
             from.into_iter().zip(cell.pointers(stripe, &outputs)).collect::<Vec<_>>()
         })
         .collect();
-    let run = cycle(cell.count, move |stripe| {
+    let run = cycle(&cell, move |stripe| {
         for &(from, to) in &pairs[stripe * written..][..written] {
             // SAFETY: both blocks are inside the pool. They differ, for an operation's first inputs are
             // not among its outputs, and no reference to an output is kept.

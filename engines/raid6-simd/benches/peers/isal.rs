@@ -126,7 +126,7 @@ impl Isal {
         let (inputs, outputs) = (cell.inputs(), cell.outputs());
         let mut data: Vec<_> = cell.stripes().flat_map(|s| cell.pointers(s, &inputs)).collect();
         let mut coding: Vec<_> = cell.stripes().flat_map(|s| cell.pointers(s, &outputs)).collect();
-        cycle(cell.count, move |stripe| {
+        cycle(cell, move |stripe| {
             let data = &mut data[stripe * n as usize..][..n as usize];
             let coding = &mut coding[stripe * 2..][..2];
             // SAFETY: n sources and two destinations inside the pool, none of them twice; no reference to
@@ -150,7 +150,7 @@ impl Isal {
             .map(|block| block.cast::<c_void>())
             .collect();
         let mut coding: Vec<_> = cell.stripes().flat_map(|s| cell.pointers(s, &[2, 3])).collect();
-        cycle(cell.count, move |stripe| {
+        cycle(cell, move |stripe| {
             let (xor, coding) = (&mut xor[stripe * 3..][..3], &mut coding[stripe * 2..][..2]);
             let _owned = &room;
             // SAFETY: blocks of the pool, and one in `room`, which the closure owns and nothing else uses.
@@ -167,7 +167,7 @@ impl Isal {
 fn raid<'a>(function: RaidFn, cell: &Cell<'a>) -> Run<'a> {
     let (blocks, len) = (cell.blocks(), cell.len as c_int);
     let mut arrays: Vec<*mut c_void> = cell.all_pointers().into_iter().map(|block| block.cast()).collect();
-    cycle(cell.count, move |stripe| {
+    cycle(cell, move |stripe| {
         let array = &mut arrays[stripe * blocks..][..blocks];
         // SAFETY: the blocks of a stripe, in the order that the function wants: the sources, and then what
         // it writes or checks. No reference to what it writes is kept.

@@ -243,7 +243,7 @@ mod x86 {
         let sources: Vec<_> = cell.stripes().flat_map(|s| cell.pointers(s, inputs)).collect();
         let targets: Vec<_> = cell.stripes().flat_map(|s| cell.pointers(s, outputs)).collect();
         let (reads, writes, len, pass) = (inputs.len(), outputs.len(), cell.len, one.pass);
-        let run = cycle(cell.count, move |stripe| {
+        let run = cycle(cell, move |stripe| {
             let sources = &sources[stripe * reads..][..reads];
             let targets = &targets[stripe * writes..][..writes];
             // SAFETY: `loops` found the CPU feature; the blocks are whole pages of the pool, in the numbers

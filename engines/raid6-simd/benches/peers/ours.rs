@@ -69,7 +69,7 @@ pub(crate) fn bind<'a>(name: String, role: Role, kernels: &'a Kernels, cell: &Ce
 
 fn pq<'a>(kernels: &'a Kernels, cell: Cell<'a>) -> Run<'a> {
     let blocks = Blocks::new(&cell, cell.n);
-    cycle(cell.count, move |stripe| {
+    cycle(&cell, move |stripe| {
         // SAFETY: two outputs, to which no other reference is kept.
         let (p, q) = unsafe { (blocks.exclusive(stripe, cell.n), blocks.exclusive(stripe, cell.n + 1)) };
         kernels.gen_pq(blocks.sources(stripe), Some(p), Some(q)).is_ok()
@@ -78,7 +78,7 @@ fn pq<'a>(kernels: &'a Kernels, cell: Cell<'a>) -> Run<'a> {
 
 fn xor<'a>(kernels: &'a Kernels, cell: Cell<'a>) -> Run<'a> {
     let blocks = Blocks::new(&cell, cell.n);
-    cycle(cell.count, move |stripe| {
+    cycle(&cell, move |stripe| {
         // SAFETY: the output, to which no other reference is kept.
         let dst = unsafe { blocks.exclusive(stripe, cell.n) };
         kernels.xor(blocks.sources(stripe), dst, XorMode::Overwrite).is_ok()
@@ -87,7 +87,7 @@ fn xor<'a>(kernels: &'a Kernels, cell: Cell<'a>) -> Run<'a> {
 
 fn check<'a>(kernels: &'a Kernels, cell: Cell<'a>) -> Run<'a> {
     let blocks = Blocks::new(&cell, cell.n);
-    cycle(cell.count, move |stripe| {
+    cycle(&cell, move |stripe| {
         let (p, q) = (blocks.shared(stripe, cell.n), blocks.shared(stripe, cell.n + 1));
         kernels.pq_val(blocks.sources(stripe), Some(p), Some(q)) == Ok(Mismatch::default())
     })
@@ -95,13 +95,13 @@ fn check<'a>(kernels: &'a Kernels, cell: Cell<'a>) -> Run<'a> {
 
 fn xor_check<'a>(kernels: &'a Kernels, cell: Cell<'a>) -> Run<'a> {
     let blocks = Blocks::new(&cell, cell.n + 1);
-    cycle(cell.count, move |stripe| kernels.xor_val(blocks.sources(stripe)) == Ok(true))
+    cycle(&cell, move |stripe| kernels.xor_val(blocks.sources(stripe)) == Ok(true))
 }
 
 fn rec2<'a>(kernels: &'a Kernels, cell: Cell<'a>) -> Run<'a> {
     let blocks = Blocks::new(&cell, cell.n);
     let exponents = LOST.map(|block| block as u8);
-    cycle(cell.count, move |stripe| {
+    cycle(&cell, move |stripe| {
         let (p, q) = (blocks.shared(stripe, cell.n), blocks.shared(stripe, cell.n + 1));
         // SAFETY: two outputs, to which no other reference is kept.
         let [x, y] = LOST.map(|block| unsafe { blocks.exclusive(stripe, block) });
@@ -114,7 +114,7 @@ fn rec2<'a>(kernels: &'a Kernels, cell: Cell<'a>) -> Run<'a> {
 fn update<'a>(kernels: &'a Kernels, cell: Cell<'a>) -> Run<'a> {
     let blocks = Blocks::new(&cell, 0);
     let exponent = cell.changed() as u8;
-    cycle(cell.count, move |stripe| {
+    cycle(&cell, move |stripe| {
         let (old, new) = (blocks.shared(stripe, 0), blocks.shared(stripe, 1));
         // SAFETY: two outputs, to which no other reference is kept.
         let (p, q) = unsafe { (blocks.exclusive(stripe, 2), blocks.exclusive(stripe, 3)) };

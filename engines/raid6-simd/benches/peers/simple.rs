@@ -76,7 +76,7 @@ fn arrays(cell: &Cell<'_>) -> Vec<*mut c_void> {
 
 fn generate<'a>(function: GenFn, cell: &Cell<'a>, count: c_int) -> Run<'a> {
     let (mut arrays, blocks, len) = (arrays(cell), cell.blocks(), cell.len);
-    cycle(cell.count, move |stripe| {
+    cycle(cell, move |stripe| {
         let array = &mut arrays[stripe * blocks..][..blocks];
         // SAFETY: sources and then destinations, all inside the pool; no reference to what is written is
         // kept.
@@ -88,7 +88,7 @@ fn generate<'a>(function: GenFn, cell: &Cell<'a>, count: c_int) -> Run<'a> {
 fn rec2<'a>(function: Rec2Fn, cell: &Cell<'a>) -> Run<'a> {
     let (mut arrays, blocks, len) = (arrays(cell), cell.blocks(), cell.len);
     let [a, b] = LOST.map(|block| block as c_int);
-    cycle(cell.count, move |stripe| {
+    cycle(cell, move |stripe| {
         let array = &mut arrays[stripe * blocks..][..blocks];
         // SAFETY: data, P and Q inside the pool, of which two data blocks are written; no reference to
         // those is kept.
@@ -100,7 +100,7 @@ fn rec2<'a>(function: Rec2Fn, cell: &Cell<'a>) -> Run<'a> {
 fn update<'a>(function: UpdateFn, cell: &Cell<'a>) -> Run<'a> {
     let (arrays, len) = (arrays(cell), cell.len);
     let (disks, index) = (cell.n as c_int + 2, cell.changed() as c_int);
-    cycle(cell.count, move |stripe| {
+    cycle(cell, move |stripe| {
         let first = stripe * 4;
         let [old, new, p, q] = [0, 1, 2, 3].map(|block| arrays[first + block]);
         // SAFETY: four blocks inside the pool, of which P and Q are written; no reference to those is kept.

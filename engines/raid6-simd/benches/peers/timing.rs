@@ -13,6 +13,7 @@ pub(crate) type Figures = Vec<Vec<f64>>;
 /// Where the next run begins, so that a pool is gone through from end to end whoever's turn it is.
 struct Cursor {
     stripe: usize,
+    step: usize,
     count: usize,
 }
 
@@ -21,7 +22,7 @@ impl Cursor {
         let start = Instant::now();
         let well = (contender.run)(self.stripe, calls);
         let taken = start.elapsed();
-        self.stripe = (self.stripe + calls) % self.count;
+        self.stripe = (self.stripe + calls * self.step) % self.count;
         if well { Ok(taken) } else { Err(format!("{} failed while it was timed", contender.name)) }
     }
 }
@@ -56,7 +57,8 @@ pub(crate) fn measure(
     options: &Options,
 ) -> Result<Figures> {
     let share = Duration::from_micros(options.micros);
-    let mut cursor = Cursor { stripe: 0, count: cell.count };
+    let step = usize::from(cell.set != Set::Hot);
+    let mut cursor = Cursor { stripe: 0, step, count: cell.count };
     // What is in the caches before a run should not depend on who ran before and may have stored past
     // them.
     let warm_up = match cell.set {
@@ -71,7 +73,8 @@ pub(crate) fn measure(
     let everyone = contenders.len();
     let mut figures = vec![Vec::new(); everyone];
     let mut order = Order::new(everyone);
-    for _ in 0..options.rounds {
+    for round in 0..options.rounds {
+        cursor.stripe = if cell.set == Set::Hot { round % cell.count } else { cursor.stripe };
         order.shuffle();
         for &index in &order.indices {
             cursor.run(&mut contenders[index], warm_up)?;
