@@ -175,5 +175,5 @@ impl Multiply<__m256i> for ByShuffle {
 
 routines! {
     #[target_feature(enable = "avx2")]
-    kernel: Kernel::Avx2, vector: Ymm<ByShuffle>, pq: 4 / 4, xor: 4 / 8, update: 2, dense: []
+    kernel: Kernel::Avx2, vector: Ymm<ByShuffle>, pq: 3 / 6, xor: 8 / 12, update: 2, dense: [2, 3, 4, 5]
 }

@@ -67,5 +67,5 @@ impl Multiply<__m256i> for ByMatrix {
 
 routines! {
     #[target_feature(enable = "avx2,gfni")]
-    kernel: Kernel::Avx2Gfni, vector: Ymm<ByMatrix>, pq: 4 / 6, xor: 4 / 8, update: 2, dense: []
+    kernel: Kernel::Avx2Gfni, vector: Ymm<ByMatrix>, pq: 3 / 6, xor: 8 / 12, update: 3, dense: [2, 3, 4, 5]
 }

@@ -221,5 +221,5 @@ impl Multiply<__m512i> for ByShuffle {
 routines! {
     #[target_feature(enable = "avx512f,avx512bw")]
     kernel: Kernel::Avx512, vector: Zmm<ByShuffle>,
-    pq: 4 / 8, xor: 4 / 8, update: 4, dense: []
+    pq: 4 / 8, xor: 4 / 8, update: 2, dense: [2, 3, 4, 5]
 }

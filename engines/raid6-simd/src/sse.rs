@@ -219,7 +219,7 @@ mod sse2 {
 
     routines! {
         #[target_feature(enable = "sse2")]
-        kernel: Kernel::Sse2, vector: Xmm<ByBit>, pq: 4 / 4, xor: 4 / 8, update: 2, dense: []
+        kernel: Kernel::Sse2, vector: Xmm<ByBit>, pq: 2 / 6, xor: 8 / 12, update: 2, dense: [2, 3, 4, 5]
     }
 }
 
@@ -277,6 +277,6 @@ mod ssse3 {
 
     routines! {
         #[target_feature(enable = "ssse3")]
-        kernel: Kernel::Ssse3, vector: Xmm<ByShuffle>, pq: 4 / 4, xor: 4 / 8, update: 2, dense: []
+        kernel: Kernel::Ssse3, vector: Xmm<ByShuffle>, pq: 3 / 6, xor: 8 / 12, update: 4, dense: [2, 3, 4, 5]
     }
 }
