@@ -155,5 +155,5 @@ impl Vector for Zmm {
 routines! {
     #[target_feature(enable = "avx512f,avx512bw,gfni")]
     kernel: Kernel::Avx512Gfni, vector: Zmm,
-    pq: 2 / 8, xor: 4 / 8, update: 4, dense: [2, 3, 4, 5, 6, 7, 8]
+    pq: 2 / 8, xor: 4 / 8, update: 1, dense: [2, 3, 4, 5, 6, 7, 8]
 }

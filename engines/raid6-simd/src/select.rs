@@ -135,6 +135,7 @@ impl Kernels {
     }
 
     /// Whether results go past the caches.
+    #[inline]
     pub(crate) fn streams(&self) -> bool {
         self.stores == Stores::Streaming
     }
@@ -182,15 +183,20 @@ impl Kernels {
     }
 
     /// The implementation for the next call.
+    #[inline]
     pub(crate) fn routines(&self) -> &'static Routines {
         match &self.pick {
             Pick::Fixed(routines) => routines,
-            Pick::Cycle { available, next } => {
-                let turn = next.fetch_add(1, Ordering::Relaxed) % available.len().max(1);
-                available.get(turn).copied().unwrap_or(&portable::ROUTINES)
-            }
+            Pick::Cycle { available, next } => next_turn(available, next),
         }
     }
+}
+
+/// The implementation whose turn it is.
+#[cold]
+fn next_turn(available: &[&'static Routines], next: &AtomicUsize) -> &'static Routines {
+    let turn = next.fetch_add(1, Ordering::Relaxed) % available.len().max(1);
+    available.get(turn).copied().unwrap_or(&portable::ROUTINES)
 }
 
 /// Measures all that this CPU can run, as [`Selection::Measured`] says.

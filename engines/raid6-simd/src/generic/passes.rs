@@ -95,7 +95,7 @@ impl<V: Vector, B: Blocks> Pass<V> for PqVal<'_, B> {
 pub(crate) struct PqUpdate<V: Vector> {
     pub(crate) old: *const u8,
     pub(crate) new: *const u8,
-    pub(crate) coefficient: Term<V>,
+    pub(crate) coefficient: V::Coefficient,
     pub(crate) p: *mut u8,
     pub(crate) q: *mut u8,
 }
@@ -111,7 +111,7 @@ impl<V: Vector> Pass<V> for PqUpdate<V> {
             let mut p = get::<V, DEPTH, PART>(self.p, at, len);
             for i in 0..DEPTH {
                 p[i] = p[i].xor(delta[i]);
-                q[i] = self.coefficient.add_to(q[i], delta[i]);
+                q[i] = q[i].xor(delta[i].mul(self.coefficient));
             }
             put::<V, DEPTH, PART, false>(&p, Some(self.p), at, len);
             put::<V, DEPTH, PART, false>(&q, Some(self.q), at, len);

@@ -118,7 +118,7 @@ macro_rules! routines {
             // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
             unsafe {
                 if let ([Delta { exponent, old: Some(old), new: Some(new) }], Some(p), Some(q)) = (deltas, p, q) {
-                    let coefficient = Term::new($crate::gf::exp(usize::from(*exponent)));
+                    let coefficient = <$V as $crate::vector::Vector>::coefficient($crate::gf::exp(usize::from(*exponent)));
                     let (old, new) = (old.as_ptr(), new.as_ptr());
                     walk::<$V, $UPDATE>(&mut PqUpdate::<$V> { old, new, coefficient, p, q }, len);
                 } else {
