@@ -23,7 +23,6 @@ macro_rules! routines {
             Locate, MulAdd, Pq, PqUpdate, PqUpdates, PqVal, Solver, Xor, XorVal, can_stream, walk,
         };
         use $crate::table::{Delta, Located, Product, Second, Solve, Sources};
-        use $crate::vector::Term;
 
         $(#[$features])*
         unsafe fn xor(
