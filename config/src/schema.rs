@@ -97,8 +97,16 @@ pub enum Kernel {
     Naive,
     /// Plain 64-bit arithmetic.
     Portable,
+    /// SSE2.
+    Sse2,
+    /// SSSE3.
+    Ssse3,
     /// AVX2.
     Avx2,
+    /// AVX2 with GFNI.
+    Avx2Gfni,
+    /// AVX-512.
+    Avx512,
     /// AVX-512 with GFNI.
     Avx512Gfni,
     /// Another one for each operation, to test them against each other.
@@ -207,7 +215,11 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("measured", Kernel::Measured),
     ("naive", Kernel::Naive),
     ("portable", Kernel::Portable),
+    ("sse2", Kernel::Sse2),
+    ("ssse3", Kernel::Ssse3),
     ("avx2", Kernel::Avx2),
+    ("avx2_gfni", Kernel::Avx2Gfni),
+    ("avx512", Kernel::Avx512),
     ("avx512_gfni", Kernel::Avx512Gfni),
     ("cycle", Kernel::Cycle),
 ];

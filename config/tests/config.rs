@@ -136,7 +136,7 @@ fn a_problem_points_at_the_text() {
     assert_eq!(
         shown,
         "v.toml:2:10: `kernel` cannot be \"fast\"\n  2 | kernel = 'fast'\n    |          ^^^^^^\n    \
-         = it must be one of auto, naive, portable, avx2, avx512_gfni, cycle\n1 problem in v.toml"
+         = it must be one of auto, measured, naive, portable, sse2, ssse3, avx2, avx2_gfni, avx512, avx512_gfni, cycle\n1 problem in v.toml"
     );
 }
 
