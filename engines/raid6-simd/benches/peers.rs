@@ -128,6 +128,6 @@ fn prepare(cell: &Cell<'_>) -> Result<()> {
     let kernels = raid6_simd::Kernels::auto();
     let filled = cell.with_op(fill);
     let mut work = ours::bind("preparation".to_owned(), contenders::Role::Other, &kernels, &filled);
-    let done = (work.run)(0, cell.count);
+    let done = cell.stripes().all(|stripe| (work.run)(stripe, 1));
     if done { Ok(()) } else { Err(format!("no parity could be computed for {cell}")) }
 }

@@ -99,22 +99,26 @@ impl<'p> Cell<'p> {
     ///
     /// `n` is 3 to 253 and `len` a multiple of the page, which the options promise.
     pub(crate) fn new(op: Op, n: usize, len: usize, set: Set, pool: &'p Pool) -> Result<Self> {
+        Cell { op, n, len, set, count: set.stripes(blocks(op, n) * len), pool }.checked()
+    }
+
+    /// A single stripe at the start of the pool.
+    pub(crate) fn single(op: Op, n: usize, len: usize, set: Set, pool: &'p Pool) -> Result<Self> {
+        Cell { op, n, len, set, count: 1, pool }.checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        let Cell { op, n, len, count, pool, .. } = self;
         let stripe = blocks(op, n) * len;
-        let count = set.stripes(stripe);
         if !len.is_multiple_of(PAGE) || stripe * count > pool.len() {
             return Err(format!("{count} stripes of {n} blocks of {len} bytes do not fit the pool"));
         }
-        Ok(Cell { op, n, len, set, count, pool })
+        Ok(self)
     }
 
     /// The same stripes under another operation with blocks at the same places.
     pub(crate) fn with_op(self, op: Op) -> Self {
         Cell { op, ..self }
-    }
-
-    /// The same stripes as if they were of another set.
-    pub(crate) fn with_set(self, set: Set) -> Self {
-        Cell { set, ..self }
     }
 
     /// How many blocks a stripe has.
@@ -160,7 +164,7 @@ impl<'p> Cell<'p> {
     /// Where a block begins; its `len` bytes are inside the pool.
     pub(crate) fn block(&self, stripe: usize, block: usize) -> *mut u8 {
         assert!(stripe < self.count && block < self.blocks(), "block {block} of stripe {stripe}");
-        // SAFETY: `new` found room in the pool for `count` stripes of `blocks()` blocks.
+        // SAFETY: `checked` found room in the pool for `count` stripes of `blocks()` blocks.
         unsafe { self.pool.base().add((stripe * self.blocks() + block) * self.len) }
     }
 

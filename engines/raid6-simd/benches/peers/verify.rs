@@ -16,15 +16,13 @@ pub(crate) fn all(field: &Field, options: &Options) -> Result<()> {
     let blocks = options.ns().iter().max().unwrap_or(&0) + 2;
     let pool = Pool::new(blocks * LEN)?;
     let streaming = options.sets.contains(&Set::Dram);
+    let sets = if streaming { &[Set::Hot, Set::Dram][..] } else { &[Set::Hot] };
     for &op in &options.ops {
         for &n in options.ns() {
             // One stripe is enough: the sets differ in what this crate's stores do and in nothing else.
-            pool.fill();
-            let hot = Cell::new(op, n, LEN, Set::Hot, &pool)?;
-            one(field, hot)?;
-            if streaming {
+            for set in sets {
                 pool.fill();
-                one(field, hot.with_set(Set::Dram))?;
+                one(field, Cell::single(op, n, LEN, *set, &pool)?)?;
             }
         }
     }
