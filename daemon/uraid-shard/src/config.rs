@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_tx::Engine;
 use engine_cpu::CpuBackend;
 use md_format::Assembly;
-use raid6_simd::{Kernels, SelectError, Selection};
+use raid6_simd::{Kernel, Kernels, SelectError, Selection};
 use thiserror::Error;
 use uraid_blockio::{ArenaError, AttachError, Member};
 use uraid_core::StartError;
@@ -105,11 +105,14 @@ pub enum SpawnError {
     Thread(std::io::Error),
 }
 
-/// An engine that computes on the CPU, with the kernels of this name: `auto`, `cycle` or the name of one.
+/// An engine that computes on the CPU, with the kernels of this name: `auto`, `measured`, `cycle` or the
+/// name of one. The log says which they are and why.
 ///
 /// # Errors
 /// There are no such kernels, or this CPU cannot run them.
 pub fn cpu_engine(kernels: &str) -> Result<Engine, SelectError> {
     let kernels = Kernels::select(kernels.parse::<Selection>()?)?;
+    let name = kernels.kernel().map_or("all in turn", Kernel::name);
+    tracing::info!("parity kernels: {name} ({})", kernels.why());
     Ok(Engine::new(Box::new(CpuBackend::new(kernels))))
 }

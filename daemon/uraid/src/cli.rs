@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use raid6_simd::Selection;
 use uraid_config::{Address, RUN_DIR, Size, VolumeName};
 
 /// Userspace software RAID 4/5/6: on disk it is Linux md, to clients it is NBD.
@@ -33,6 +34,8 @@ pub enum Command {
     Stop(StopArgs),
     /// Check a configuration file.
     CheckConfig(CheckConfigArgs),
+    /// Show the parity kernels: which run here, which are taken and why, and how fast they are.
+    Kernels(KernelsArgs),
 }
 
 /// RAID levels.
@@ -183,6 +186,21 @@ pub struct CheckConfigArgs {
     pub file: PathBuf,
 }
 
+/// `uraid kernels`
+#[derive(Args, Debug)]
+pub struct KernelsArgs {
+    /// Print JSON (see docs/json.md).
+    #[arg(long)]
+    pub json: bool,
+    /// Measure for less than a second, instead of about four, at the price of precision.
+    #[arg(long)]
+    pub quick: bool,
+    /// Show what this word, after `kernel =` in a configuration, would take
+    /// [default: both auto and measured].
+    #[arg(long, value_name = "WORD")]
+    pub kernel: Option<Selection>,
+}
+
 /// The control socket of the array of this name.
 pub fn control_socket_of(name: &VolumeName) -> PathBuf {
     Path::new(RUN_DIR).join(format!("{name}.control"))
@@ -214,6 +232,8 @@ mod tests {
             "uraid add v a --force",
             "uraid stop v",
             "uraid check-config v.toml",
+            "uraid kernels",
+            "uraid kernels --json --quick --kernel measured",
         ] {
             if let Err(error) = Cli::try_parse_from(line.split(' ')) {
                 panic!("{line}: {error}");
@@ -233,6 +253,8 @@ mod tests {
             "uraid serve --listen ftp:x a",
             "uraid fail",
             "uraid fail a b c",
+            "uraid kernels --kernel fastest",
+            "uraid kernels a",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code());
             assert_eq!(error, Some(2), "{line}");

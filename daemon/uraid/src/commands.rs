@@ -11,7 +11,7 @@ use crate::cli::{
 use crate::control::client::Client;
 use crate::control::protocol::Request;
 use crate::failure::Failure;
-use crate::{check_config, create, examine, out, serve, status};
+use crate::{check_config, create, examine, kernels, out, serve, status};
 
 /// Does what the command line says.
 ///
@@ -23,6 +23,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(serve_config(&args)?),
         Command::Examine(args) => examine::run(&args),
         Command::CheckConfig(args) => check_config::run(&args.file),
+        Command::Kernels(args) => kernels::run(&args),
         Command::Status(args) => run_status(&args),
         Command::Fail(args) => run_fail(&args),
         Command::Add(args) => run_add(&args),

@@ -27,31 +27,20 @@ pub fn cpu_features() -> Vec<Feature> {
             }),*]
         };
     }
-    look!(
-        "sse2",
-        "ssse3",
-        "sse4.2",
-        "pclmulqdq",
-        "avx2",
-        "avx512f",
-        "avx512bw",
-        "avx512vl",
-        "gfni",
-        "vpclmulqdq"
-    )
+    look!("sse2", "ssse3", "sse4.2", "pclmulqdq", "avx2", "avx512f", "avx512bw", "gfni", "vpclmulqdq")
 }
 
 impl Kernel {
     /// The names of the CPU features that it needs.
     pub fn features(self) -> &'static [&'static str] {
-        match self.name() {
-            "sse2" => &["sse2"],
-            "ssse3" => &["ssse3"],
-            "avx2" => &["avx2"],
-            "avx2_gfni" => &["avx2", "gfni"],
-            "avx512" => &["avx512f", "avx512bw"],
-            "avx512_gfni" => &["avx512f", "avx512bw", "gfni"],
-            _ => &[],
+        match self {
+            Kernel::Naive | Kernel::Portable => &[],
+            Kernel::Sse2 => &["sse2"],
+            Kernel::Ssse3 => &["ssse3"],
+            Kernel::Avx2 => &["avx2"],
+            Kernel::Avx2Gfni => &["avx2", "gfni"],
+            Kernel::Avx512 => &["avx512f", "avx512bw"],
+            Kernel::Avx512Gfni => &["avx512f", "avx512bw", "gfni"],
         }
     }
 

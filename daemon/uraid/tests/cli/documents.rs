@@ -54,6 +54,21 @@ fn examine_is_documented() {
 }
 
 #[test]
+fn kernels_are_documented() {
+    let run = Bench::new().uraid(&["kernels", "--json", "--quick"]);
+    let json: Value = serde_json::from_str(&run.ok()).unwrap();
+    let mut printed = BTreeSet::new();
+    fields("", &json, &mut printed);
+    // What has entries depends on the machine: without a word of the system about caches there are none.
+    let caches = |path: &&String| path.starts_with("cpu.caches[].");
+    let documented = documented("`uraid kernels --json`");
+    if json["cpu"]["caches"].as_array().is_some_and(Vec::is_empty) {
+        printed.extend(documented.iter().filter(caches).cloned());
+    }
+    assert_eq!(printed, documented);
+}
+
+#[test]
 fn the_words_of_the_protocol_are_documented() {
     for word in [
         "clean",
@@ -77,6 +92,22 @@ fn the_words_of_the_protocol_are_documented() {
         "too_small",
         "unreadable",
         "journal",
+        "hot",
+        "l3",
+        "memory",
+        "gen_pq",
+        "xor",
+        "check_pq",
+        "recover_two",
+        "update",
+        "preferred",
+        "fastest",
+        "not_measured",
+        "named",
+        "cycle",
+        "data",
+        "instruction",
+        "unified",
     ] {
         assert!(DOCUMENT.contains(&format!("`{word}`")), "docs/json.md does not say `{word}`");
     }

@@ -17,6 +17,7 @@ fn usage_errors_exit_with_2_and_say_what_is_wrong() {
         (&["status", "v", "--control", "/x"], "not both"),
         (&["fail", "a/b", "m"], "is not allowed there"),
         (&["status", "../x"], "is not allowed there"),
+        (&["kernels", "--kernel", "fastest"], "auto, measured, cycle, naive, portable"),
     ] {
         let run = bench.uraid(args);
         assert_eq!(run.code, 2, "{args:?}: {run:?}");
