@@ -104,4 +104,4 @@ impl Vector for Words {
     }
 }
 
-routines! { kernel: Kernel::Portable, vector: Words, pq: 4 / 4, xor: 4 / 8, update: 2, dense: [] }
+routines! { kernel: Kernel::Portable, vector: Words, pq: 4 / 4, xor: 4 / 8, update: 2, dense: [2, 3, 4, 5] }
