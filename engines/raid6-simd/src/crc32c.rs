@@ -61,12 +61,14 @@ mod tests;
 
 #[cfg(target_arch = "x86_64")]
 use self::{avx512_vpclmul::Avx512Vpclmul, sse42::Sse42};
+use crate::Kernel;
 
 /// One implementation. A `&'static Routines` is handed out only where its CPU features were found, so
 /// whoever holds one may call it.
 ///
 /// # Safety
 /// Common to both functions: the CPU has the features that the implementation needs.
+#[derive(Debug)]
 pub(crate) struct Routines {
     /// The name for operators and tests.
     pub(crate) name: &'static str,
@@ -77,17 +79,6 @@ pub(crate) struct Routines {
     /// one shorter, only so many bytes would be copied and counted.
     pub(crate) copy_crc32c: unsafe fn(crc: u32, src: &[u8], dst: &mut [u8]) -> u32,
 }
-
-/// The names of all implementations of this architecture, whether or not the CPU can run them, the
-/// slowest first.
-pub(crate) const NAMES: &[&str] = &[
-    naive::NAME,
-    portable::NAME,
-    #[cfg(target_arch = "x86_64")]
-    sse42::NAME,
-    #[cfg(target_arch = "x86_64")]
-    avx512_vpclmul::NAME,
-];
 
 /// The implementations that this CPU can run, the slowest first.
 pub(crate) fn available() -> impl Iterator<Item = &'static Routines> {
@@ -107,4 +98,22 @@ pub(crate) fn best() -> &'static Routines {
 /// The implementation of this name, if there is one and this CPU can run it.
 pub(crate) fn by_name(name: &str) -> Option<&'static Routines> {
     available().find(|routines| routines.name == name)
+}
+
+/// The implementation that goes with a kernel.
+pub(crate) fn beside(kernel: Kernel) -> &'static Routines {
+    let name = match kernel {
+        Kernel::Naive => naive::NAME,
+        Kernel::Portable => portable::NAME,
+        Kernel::Sse2 | Kernel::Ssse3 | Kernel::Avx2 | Kernel::Avx2Gfni => "sse42",
+        Kernel::Avx512 | Kernel::Avx512Gfni => return best(),
+    };
+    by_name(name).unwrap_or(&portable::ROUTINES)
+}
+
+/// The implementation for this turn of a cycle through all that the CPU can run.
+#[cold]
+pub(crate) fn turn(turn: usize) -> &'static Routines {
+    let all = available().count().max(1);
+    available().nth(turn % all).unwrap_or(&portable::ROUTINES)
 }

@@ -1,4 +1,5 @@
-//! RAID-6 parity kernels: xor, P+Q, update, check and recovery, with the byte results of Linux md.
+//! RAID-6 parity kernels: xor, P+Q, update, check, recovery and location of a bad block, with the byte
+//! results of Linux md; CRC-32C beside them.
 //!
 //! For data blocks `D_0 .. D_(n-1)` of one length, byte by byte,
 //!
@@ -63,6 +64,7 @@
 #[doc = include_str!("../algorithm.md")]
 pub mod algorithm {}
 
+mod crc32c;
 mod error;
 mod features;
 mod generic;

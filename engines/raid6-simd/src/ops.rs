@@ -238,4 +238,28 @@ impl Kernels {
         // SAFETY: `self` proves the CPU features, and the lengths were checked.
         Ok(unsafe { (self.routines().pq_val)(data, p, q, len) })
     }
+
+    /// The CRC-32C (Castagnoli; RFC 3720, section 12.1) of a message that begins with one whose CRC is
+    /// `crc`, 0 if it is empty, and goes on with `bytes`.
+    ///
+    /// ```
+    /// # let kernels = raid6_simd::Kernels::auto();
+    /// assert_eq!(kernels.crc32c(0, b"123456789"), 0xe306_9283);
+    /// assert_eq!(kernels.crc32c(kernels.crc32c(0, b"1234"), b"56789"), 0xe306_9283);
+    /// ```
+    #[inline]
+    pub fn crc32c(&self, crc: u32, bytes: &[u8]) -> u32 {
+        // SAFETY: `self` proves the CPU features.
+        unsafe { (self.crc().crc32c)(crc, bytes) }
+    }
+
+    /// Copies `src` to `dst` in the same pass as it computes what [`Kernels::crc32c`] does.
+    ///
+    /// Errors: lengths that differ.
+    #[inline]
+    pub fn copy_crc32c(&self, crc: u32, src: &[u8], dst: &mut [u8]) -> Result<u32, Error> {
+        check_len(dst.len(), src.len())?;
+        // SAFETY: `self` proves the CPU features.
+        Ok(unsafe { (self.crc().copy_crc32c)(crc, src, dst) })
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::measure::{self, MeasureError, Shape, Work, WorkingSet};
 use crate::table::Routines;
-use crate::{Kernel, SelectError, Stores, portable};
+use crate::{Kernel, SelectError, Stores, crc32c, portable};
 
 /// What [`Selection::Measured`] computes P and Q of: one stripe each, which stays in the cache.
 const MEASURED_SHAPES: [Shape; 2] =
@@ -99,13 +99,19 @@ impl fmt::Display for Why {
 #[derive(Debug)]
 pub struct Kernels {
     pick: Pick,
+    crc: &'static crc32c::Routines,
     why: Why,
     stores: Stores,
 }
 
 enum Pick {
     Fixed(&'static Routines),
-    Cycle { available: Vec<&'static Routines>, next: AtomicUsize },
+    /// Turns of their own for CRCs, or a caller that mixes the two in a fixed pattern would miss some.
+    Cycle {
+        available: Vec<&'static Routines>,
+        next: AtomicUsize,
+        next_crc: AtomicUsize,
+    },
 }
 
 impl fmt::Debug for Pick {
@@ -125,7 +131,11 @@ impl Default for Kernels {
 
 impl Kernels {
     fn new(pick: Pick, why: Why) -> Self {
-        Kernels { pick, why, stores: Stores::default() }
+        let crc = match &pick {
+            Pick::Fixed(routines) => crc32c::beside(routines.kernel),
+            Pick::Cycle { .. } => crc32c::best(),
+        };
+        Kernels { pick, crc, why, stores: Stores::default() }
     }
 
     /// The same kernels with their results stored in this way.
@@ -164,7 +174,8 @@ impl Kernels {
                 .ok_or(SelectError::Missing { kernel }),
             Selection::Cycle => {
                 let available = Kernel::ALL.into_iter().filter_map(Kernel::routines).collect();
-                Ok(Kernels::new(Pick::Cycle { available, next: AtomicUsize::new(0) }, Why::Cycle))
+                let (next, next_crc) = (AtomicUsize::new(0), AtomicUsize::new(0));
+                Ok(Kernels::new(Pick::Cycle { available, next, next_crc }, Why::Cycle))
             }
         }
     }
@@ -182,12 +193,31 @@ impl Kernels {
         }
     }
 
+    /// The implementation of CRC-32C that every call uses, or `None` if they cycle. Each kernel has one
+    /// that needs no more of a CPU than CPUs with that kernel have: `sse42` beside the SSE and AVX2
+    /// kernels, `avx512_vpclmul` beside those of AVX-512, or what is next best here.
+    pub fn crc32c_name(&self) -> Option<&'static str> {
+        match &self.pick {
+            Pick::Fixed(_) => Some(self.crc.name),
+            Pick::Cycle { .. } => None,
+        }
+    }
+
+    /// The implementation of CRC-32C for the next call.
+    #[inline]
+    pub(crate) fn crc(&self) -> &'static crc32c::Routines {
+        match &self.pick {
+            Pick::Fixed(_) => self.crc,
+            Pick::Cycle { next_crc, .. } => crc32c::turn(next_crc.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
     /// The implementation for the next call.
     #[inline]
     pub(crate) fn routines(&self) -> &'static Routines {
         match &self.pick {
             Pick::Fixed(routines) => routines,
-            Pick::Cycle { available, next } => next_turn(available, next),
+            Pick::Cycle { available, next, .. } => next_turn(available, next),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Every implementation against published values and against `naive`: lengths, alignments, parts, and
 //! guard pages.
 
-use super::{NAMES, Routines, available, best, by_name};
+use super::{Routines, available, beside, best, by_name, turn};
+use crate::Kernel;
 
 /// The implementations, callable because the list has only what the CPU can run.
 fn crc32c(routines: &Routines, crc: u32, bytes: &[u8]) -> u32 {
@@ -17,6 +18,16 @@ fn copy_crc32c(routines: &Routines, crc: u32, src: &[u8], dst: &mut [u8]) -> u32
 fn naive() -> &'static Routines {
     by_name("naive").unwrap()
 }
+
+/// All implementations of this architecture, whether or not the CPU can run them.
+const NAMES: &[&str] = &[
+    "naive",
+    "portable",
+    #[cfg(target_arch = "x86_64")]
+    "sse42",
+    #[cfg(target_arch = "x86_64")]
+    "avx512_vpclmul",
+];
 
 /// SplitMix64.
 struct Rng(u64);
@@ -245,5 +256,17 @@ mod guard {
             // SAFETY: the mapping that `new` made; no borrow of it outlives `self`.
             unsafe { libc::munmap(self.map.cast(), (self.pages + 2) * PAGE) };
         }
+    }
+}
+
+#[test]
+fn each_kernel_has_one_beside_it_and_a_cycle_has_all() {
+    assert_eq!(beside(Kernel::Naive).name, "naive");
+    assert_eq!(beside(Kernel::Portable).name, "portable");
+    assert_eq!(beside(Kernel::Avx512Gfni).name, best().name);
+    let count = available().count();
+    for (i, routines) in available().enumerate() {
+        assert_eq!(turn(i).name, routines.name);
+        assert_eq!(turn(i + count).name, routines.name);
     }
 }
