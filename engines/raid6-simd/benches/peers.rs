@@ -98,9 +98,14 @@ fn run() -> Result<()> {
         println!("every contender gives the right bytes; nothing was timed (that needs --bench)");
         return Ok(());
     }
-    let stripes = options.sizes().map(|(n, len)| (n + 2) * len);
-    let sets = stripes.flat_map(|stripe| options.sets.iter().map(move |set| set.stripes(stripe) * stripe));
-    let pool = Pool::new(sets.max().unwrap_or(0))?;
+    let mut room = 0;
+    for (n, len) in options.sizes() {
+        for &set in &options.sets {
+            let ops = options.ops.iter();
+            room = ops.map(|&op| cell::room(op, n, len, set)).fold(room, usize::max);
+        }
+    }
+    let pool = Pool::new(room)?;
     let mut report = Report::default();
     for &set in &options.sets {
         for &op in &options.ops {

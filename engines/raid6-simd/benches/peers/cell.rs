@@ -187,6 +187,12 @@ impl fmt::Display for Cell<'_> {
     }
 }
 
+/// The bytes that a cell's stripes take.
+pub(crate) fn room(op: Op, n: usize, len: usize, set: Set) -> usize {
+    let stripe = blocks(op, n) * len;
+    set.stripes(stripe) * stripe
+}
+
 fn blocks(op: Op, n: usize) -> usize {
     match op {
         Op::Pq | Op::Check | Op::Rec2 => n + 2,
