@@ -48,7 +48,7 @@ impl Kernel {
         Kernel::Avx512Gfni,
     ];
 
-    /// The name by which [`Selection`] knows it.
+    /// The name by which [`crate::Selection`] knows it.
     pub const fn name(self) -> &'static str {
         match self {
             Kernel::Naive => "naive",

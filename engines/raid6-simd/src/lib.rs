@@ -31,6 +31,23 @@
 //! What it promises: nothing outside the slices is read or written; every implementation gives the same
 //! bytes; a call that returns an error has written nothing; no call allocates or panics.
 //!
+//! # Operations
+//!
+//! All take any length, also zero, and any alignment; 1 to 255 source blocks, of which `None` is a block of
+//! zeroes that costs no memory traffic; and read every source once. [`algorithm`] derives the formulas.
+//!
+//! | method | what it does |
+//! |---|---|
+//! | [`Kernels::xor`] | the sum of blocks, or adds it to the destination |
+//! | [`Kernels::xor_val`] | whether blocks sum up to zero, as data with their P do |
+//! | [`Kernels::gen_pq`] | P and Q, or one of them |
+//! | [`Kernels::pq_update`] | P and Q after any number of data blocks changed, in one pass |
+//! | [`Kernels::pq_val`] | whether P and Q are right, and which is not |
+//! | [`Kernels::recover`] | one or two lost blocks, be they data, P or Q, in one pass |
+//! | [`Kernels::locate`] | which one block is wrong, if it is one |
+//! | [`Kernels::gf_mul_add`] | adds multiples of blocks to a block |
+//! | [`Kernels::crc32c`], [`Kernels::copy_crc32c`] | CRC-32C of bytes, alone or while they are copied |
+//!
 //! # In place, and aliasing
 //!
 //! | | |
@@ -57,9 +74,22 @@
 //! | `avx512` | x86-64 with AVX-512F and AVX-512BW | 64 bytes |
 //! | `avx512_gfni` | x86-64 with AVX-512F, AVX-512BW and GFNI | 64 bytes |
 //!
-//! [`Kernels::auto`] takes the last one of the table that the CPU can run; [`Selection`] picks by name or
-//! cycles through all. The algorithms are written once over a small vector trait, and each ISA's file
-//! says what its registers can do.
+//! [`Kernels::auto`] takes the last one of the table that the CPU can run; a [`Selection`] asks for one by
+//! name, for the one that is fastest when measured, or for all in turn, which is how code built on this
+//! crate gets tested on every one of them. The choice is made once and a [`Kernels`] value is the proof
+//! that the CPU can run it; [`Kernels::why`] says what led to it, and [`cpu_features`] what was looked at.
+//! The algorithms are written once over a small vector trait, and each ISA's file says what its registers
+//! can do.
+//!
+//! CRC-32C has implementations of its own, `naive`, `portable`, `sse42` and `avx512_vpclmul`
+//! ([`Kernels::crc32c_name`]).
+//!
+//! # Working sets beyond the caches
+//!
+//! Results that are read again soon belong into the caches, and that is where they go. For sources and
+//! results larger than the last-level cache, [`Kernels::with_stores`] asks for streaming stores, which
+//! save reading what is about to be overwritten. [`measure`] times both, and every implementation, on
+//! working sets of any size.
 
 #[doc = include_str!("../algorithm.md")]
 pub mod algorithm {}

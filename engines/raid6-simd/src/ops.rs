@@ -195,7 +195,7 @@ impl Kernels {
         Ok(())
     }
 
-    /// `dst += sum(coefficient * block)`, in the field of [`gf`].
+    /// `dst += sum(coefficient * block)`, in the field of [`crate::gf`].
     ///
     /// Errors: not 1 to 255 terms, or lengths that differ.
     #[inline]
