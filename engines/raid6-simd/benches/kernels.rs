@@ -13,9 +13,9 @@
 //!
 //! | part | values |
 //! |---|---|
-//! | operation | `xor`, `xor_val`, `pq`, `pq_val`, `pq_update` (of one block), `recover_two`, `recover_data_p`, `mul_add`, `locate` |
+//! | operation | `xor`, `xor_val`, `pq`, `pq_val`, `pq_update` (of one block), `recover_two`, `recover_data_p`, `mul_add`, `locate`, `crc32c`, `copy_crc32c` |
 //! | implementation | all that this CPU can run; `naive` only if the filter names it |
-//! | shape | 4, 8 or 16 data blocks of 4, 16 or 64 KiB |
+//! | shape | 4, 8 or 16 data blocks (of a CRC, 1) of 4, 16 or 64 KiB |
 //! | set | `hot`: one stripe over and over; `l3`: the stripes of 8 MiB in a circle; and, only if `RAID6_SIMD_BENCH_DRAM` is set, because they take a GiB of memory and ten minutes more, `dram`: those of 1 GiB, and `dram-streaming`: the same with results that go past the caches |
 //!
 //! Throughput is in bytes of data: all data blocks a call, or the one that changes. The stripes lie one
@@ -132,7 +132,7 @@ fn main() {
     for operation in Operation::ALL {
         let mut group = criterion.benchmark_group(operation.name());
         for &set in sets.iter().filter(|set| set.applies(operation)) {
-            for data_blocks in DATA_BLOCKS {
+            for &data_blocks in operation.numbers_of_data_blocks(&DATA_BLOCKS) {
                 for block_len in BLOCK_LENS {
                     let shape = Shape { data_blocks, block_len };
                     group.throughput(Throughput::BytesDecimal(operation.data_bytes(shape) as u64));

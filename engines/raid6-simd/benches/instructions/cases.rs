@@ -22,7 +22,7 @@ impl Case {
         let mut all = Vec::new();
         for operation in Operation::ALL {
             for kernel in Kernel::ALL {
-                for data_blocks in DATA_BLOCKS {
+                for &data_blocks in operation.numbers_of_data_blocks(&DATA_BLOCKS) {
                     all.push(Case { operation, kernel, shape: Shape { data_blocks, block_len: BLOCK_LEN } });
                 }
             }

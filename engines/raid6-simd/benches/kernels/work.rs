@@ -28,10 +28,14 @@ pub(crate) enum Operation {
     MulAdd,
     /// Which block is wrong: a data block, at every byte.
     Locate,
+    /// The CRC-32C of one block.
+    Crc32c,
+    /// The same while the block is copied.
+    CopyCrc32c,
 }
 
 impl Operation {
-    pub(crate) const ALL: [Operation; 9] = [
+    pub(crate) const ALL: [Operation; 11] = [
         Operation::Xor,
         Operation::XorVal,
         Operation::Pq,
@@ -41,6 +45,8 @@ impl Operation {
         Operation::RecoverDataP,
         Operation::MulAdd,
         Operation::Locate,
+        Operation::Crc32c,
+        Operation::CopyCrc32c,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -54,7 +60,18 @@ impl Operation {
             Operation::RecoverDataP => "recover_data_p",
             Operation::MulAdd => "mul_add",
             Operation::Locate => "locate",
+            Operation::Crc32c => "crc32c",
+            Operation::CopyCrc32c => "copy_crc32c",
         }
+    }
+
+    /// The numbers of data blocks that make a difference, of those given: a CRC is of one block.
+    pub(crate) fn numbers_of_data_blocks(self, several: &[usize]) -> &[usize] {
+        if self.is_crc() { &[1] } else { several }
+    }
+
+    fn is_crc(self) -> bool {
+        matches!(self, Operation::Crc32c | Operation::CopyCrc32c)
     }
 
     /// The data blocks that its stripes have: all, or the old and the new form of the one that changes.
@@ -62,9 +79,14 @@ impl Operation {
         if self == Operation::PqUpdate { 2 } else { shape.data_blocks }
     }
 
+    /// Whether its stripes have P, or a block that it writes in that place.
+    fn has_p(self) -> bool {
+        self != Operation::Crc32c
+    }
+
     /// Whether its stripes have a Q after P.
     fn has_q(self) -> bool {
-        !matches!(self, Operation::Xor | Operation::XorVal | Operation::MulAdd)
+        !(self.is_crc() || matches!(self, Operation::Xor | Operation::XorVal | Operation::MulAdd))
     }
 
     /// Whether it computes the data block with this exponent.
@@ -78,7 +100,7 @@ impl Operation {
 
     /// The bytes of a stripe.
     pub(crate) fn stripe_bytes(self, shape: Shape) -> usize {
-        (self.data_blocks(shape) + 1 + usize::from(self.has_q())) * shape.block_len
+        (self.data_blocks(shape) + usize::from(self.has_p()) + usize::from(self.has_q())) * shape.block_len
     }
 
     /// The bytes of data that a call is about: of all data blocks, lost ones included, or of the one that
@@ -88,7 +110,7 @@ impl Operation {
     }
 }
 
-/// What a stripe is: so many data blocks (4 at least) of so many bytes (whole pages).
+/// What a stripe is: so many data blocks (4 at least, but 1 for a CRC) of so many bytes (whole pages).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Shape {
     pub(crate) data_blocks: usize,
@@ -139,7 +161,7 @@ impl<'a> Stripe<'a> {
                 data.push(Some(&*block));
             }
         }
-        let mut p = blocks.next()?;
+        let mut p = if operation.has_p() { blocks.next()? } else { Default::default() };
         let q = if operation.has_q() { blocks.next()? } else { Default::default() };
         if operation == Operation::XorVal {
             // P is a source like any other.
@@ -180,6 +202,8 @@ impl<'a> Stripe<'a> {
             }
             Operation::MulAdd => kernels.gf_mul_add(&self.terms, p).is_ok(),
             Operation::Locate => kernels.locate(data, p, q) == Ok(Located::Data(LOST as u8)),
+            Operation::Crc32c => data[0].is_some_and(|block| kernels.crc32c(0, block) != 0),
+            Operation::CopyCrc32c => data[0].is_some_and(|block| kernels.copy_crc32c(0, block, p).is_ok()),
         }
     }
 }
