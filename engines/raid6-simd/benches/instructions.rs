@@ -27,9 +27,9 @@
 //!   function. Valgrind's CPU has neither AVX-512 nor GFNI, so the implementations that need them are
 //!   counted in this way; without valgrind all are. It takes a few microseconds an instruction.
 //!
-//! On what both can count they agree to the instruction (`--by both`). A library for callgrind benches
-//! would bring a runner to be installed apart, in the same version, and know the first way only; the two
-//! need about as much code as its glue.
+//! On what both can count they agree to the instruction, but for a few where libc takes another `memcpy` on
+//! Valgrind's CPU (`--by both`). A library for callgrind benches would bring a runner to be installed
+//! apart, in the same version, and know the first way only; the two need about as much code as its glue.
 
 #[path = "instructions/baseline.rs"]
 mod baseline;
