@@ -46,7 +46,7 @@ impl<M> Zmm<M> {
 /// # Safety
 /// The CPU has AVX-512F.
 #[inline(always)]
-unsafe fn sum3(x: __m512i, y: __m512i, z: __m512i) -> __m512i {
+pub(crate) unsafe fn sum3(x: __m512i, y: __m512i, z: __m512i) -> __m512i {
     // SAFETY: passed on to the caller.
     unsafe { _mm512_ternarylogic_epi64::<0x96>(x, y, z) }
 }
