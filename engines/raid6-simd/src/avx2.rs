@@ -67,6 +67,12 @@ impl<M: Multiply<__m256i>> Vector for Ymm<M> {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(src: *const u8) {
+        // SAFETY: every x86-64 CPU has SSE.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(src.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn fence() {
         // SAFETY: every x86-64 CPU has SSE.
         unsafe { _mm_sfence() }

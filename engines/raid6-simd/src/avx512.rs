@@ -81,6 +81,12 @@ impl<M: Multiply<__m512i>> Vector for Zmm<M> {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(src: *const u8) {
+        // SAFETY: every x86-64 CPU has SSE.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(src.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn fence() {
         // SAFETY: every x86-64 CPU has SSE.
         unsafe { _mm_sfence() }

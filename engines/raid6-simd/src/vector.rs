@@ -55,6 +55,10 @@ pub(crate) trait Vector: Copy {
         unsafe { self.store(dst) }
     }
 
+    /// Asks for the line at `src`, which need not be readable.
+    #[inline(always)]
+    unsafe fn prefetch(_src: *const u8) {}
+
     /// Orders the streamed stores of this thread before all of its later ones.
     #[inline(always)]
     unsafe fn fence() {}

@@ -6,7 +6,7 @@ use std::ffi::{c_int, c_uchar, c_void};
 use crate::Result;
 use crate::cell::{Cell, LOST, Op};
 use crate::contenders::{Contender, Role, Run, cycle};
-use crate::memory::{Library, PAGE};
+use crate::memory::{Library, PAGE, part_mut};
 
 /// `int f(int vects, int len, void **array)`: sources, then what is generated or checked. Blocks aligned to
 /// 32 bytes; 0 is success.
@@ -127,8 +127,8 @@ impl Isal {
         let mut data: Vec<_> = cell.stripes().flat_map(|s| cell.pointers(s, &inputs)).collect();
         let mut coding: Vec<_> = cell.stripes().flat_map(|s| cell.pointers(s, &outputs)).collect();
         cycle(cell, move |stripe| {
-            let data = &mut data[stripe * n as usize..][..n as usize];
-            let coding = &mut coding[stripe * 2..][..2];
+            let data = part_mut(&mut data, stripe, n as usize);
+            let coding = part_mut(&mut coding, stripe, 2);
             // SAFETY: n sources and two destinations inside the pool, none of them twice; no reference to
             // the destinations is kept.
             unsafe { encode(len, n, 2, tables.as_mut_ptr(), data.as_mut_ptr(), coding.as_mut_ptr()) };
@@ -151,7 +151,7 @@ impl Isal {
             .collect();
         let mut coding: Vec<_> = cell.stripes().flat_map(|s| cell.pointers(s, &[2, 3])).collect();
         cycle(cell, move |stripe| {
-            let (xor, coding) = (&mut xor[stripe * 3..][..3], &mut coding[stripe * 2..][..2]);
+            let (xor, coding) = (part_mut(&mut xor, stripe, 3), part_mut(&mut coding, stripe, 2));
             let _owned = &room;
             // SAFETY: blocks of the pool, and one in `room`, which the closure owns and nothing else uses.
             unsafe {
@@ -168,7 +168,7 @@ fn raid<'a>(function: RaidFn, cell: &Cell<'a>) -> Run<'a> {
     let (blocks, len) = (cell.blocks(), cell.len as c_int);
     let mut arrays: Vec<*mut c_void> = cell.all_pointers().into_iter().map(|block| block.cast()).collect();
     cycle(cell, move |stripe| {
-        let array = &mut arrays[stripe * blocks..][..blocks];
+        let array = part_mut(&mut arrays, stripe, blocks);
         // SAFETY: the blocks of a stripe, in the order that the function wants: the sources, and then what
         // it writes or checks. No reference to what it writes is kept.
         unsafe { function(blocks as c_int, len, array.as_mut_ptr()) == 0 }

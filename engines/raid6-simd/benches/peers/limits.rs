@@ -32,6 +32,7 @@ mod x86 {
 
     use crate::cell::Cell;
     use crate::contenders::{Contender, Role, cycle};
+    use crate::memory::part;
 
     /// One pass over a stripe: inputs, outputs, and the length of a block, a multiple of 512 bytes.
     ///
@@ -244,8 +245,8 @@ mod x86 {
         let targets: Vec<_> = cell.stripes().flat_map(|s| cell.pointers(s, outputs)).collect();
         let (reads, writes, len, pass) = (inputs.len(), outputs.len(), cell.len, one.pass);
         let run = cycle(cell, move |stripe| {
-            let sources = &sources[stripe * reads..][..reads];
-            let targets = &targets[stripe * writes..][..writes];
+            let sources = part(&sources, stripe, reads);
+            let targets = part(&targets, stripe, writes);
             // SAFETY: `loops` found the CPU feature; the blocks are whole pages of the pool, in the numbers
             // that the loop was chosen for, and no reference to an output is kept.
             unsafe { pass(sources, targets, len) };

@@ -9,6 +9,37 @@ use crate::Result;
 pub(crate) const PAGE: usize = 4096;
 const HUGE_PAGE: usize = 2 << 20;
 
+/// The part of a list of all stripes that belongs to one stripe. That of the next stripe is asked for
+/// meanwhile: whoever calls in earnest has just made the list, so nobody should pay for one that comes
+/// from memory, and the lists of contenders are of different lengths.
+pub(crate) fn part<T>(list: &[T], stripe: usize, count: usize) -> &[T] {
+    let from = stripe * count;
+    ahead(&list[from..], count);
+    &list[from..][..count]
+}
+
+/// As [`part`].
+pub(crate) fn part_mut<T>(list: &mut [T], stripe: usize, count: usize) -> &mut [T] {
+    let from = stripe * count;
+    ahead(&list[from..], count);
+    &mut list[from..][..count]
+}
+
+/// Asks for the second `count` elements.
+fn ahead<T>(list: &[T], count: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(next) = list.get(count..) {
+        let bytes = size_of_val(&next[..count.min(next.len())]);
+        for line in (0..bytes).step_by(64) {
+            let at = next.as_ptr().cast::<i8>().wrapping_add(line);
+            // SAFETY: a prefetch is a hint that reads nothing.
+            unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (list, count);
+}
+
 /// Private memory, written once so that no page fault is timed, in huge pages if the system gives any.
 pub(crate) struct Pool {
     map: *mut c_void,

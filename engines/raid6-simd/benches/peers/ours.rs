@@ -6,6 +6,7 @@ use raid6_simd::{Change, Kernels, LostData, Mismatch, Parity, XorMode};
 
 use crate::cell::{Cell, LOST, Op};
 use crate::contenders::{Contender, Role, Run, cycle};
+use crate::memory::part;
 
 /// The blocks of all stripes, and the lists of sources, one a stripe. They are made before anything is
 /// timed, so that their making is charged to nobody.
@@ -34,7 +35,8 @@ impl<'a> Blocks<'a> {
     }
 
     fn sources(&self, stripe: usize) -> &[Option<&'a [u8]>] {
-        &self.sources[stripe * self.sources_of_stripe..][..self.sources_of_stripe]
+        part(&self.blocks, stripe, self.of_stripe);
+        part(&self.sources, stripe, self.sources_of_stripe)
     }
 
     /// A block that the operation does not write.
@@ -115,6 +117,7 @@ fn update<'a>(kernels: &'a Kernels, cell: Cell<'a>) -> Run<'a> {
     let blocks = Blocks::new(&cell, 0);
     let exponent = cell.changed() as u8;
     cycle(&cell, move |stripe| {
+        part(&blocks.blocks, stripe, 4);
         let (old, new) = (blocks.shared(stripe, 0), blocks.shared(stripe, 1));
         // SAFETY: two outputs, to which no other reference is kept.
         let (p, q) = unsafe { (blocks.exclusive(stripe, 2), blocks.exclusive(stripe, 3)) };

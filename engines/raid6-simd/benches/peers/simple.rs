@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_void};
 use crate::Result;
 use crate::cell::{Cell, LOST, Op};
 use crate::contenders::{Contender, Role, Run, cycle};
-use crate::memory::Library;
+use crate::memory::{Library, part, part_mut};
 use crate::options::PeerOption;
 
 type GenFn = unsafe extern "C" fn(c_int, usize, *mut *mut c_void);
@@ -77,7 +77,7 @@ fn arrays(cell: &Cell<'_>) -> Vec<*mut c_void> {
 fn generate<'a>(function: GenFn, cell: &Cell<'a>, count: c_int) -> Run<'a> {
     let (mut arrays, blocks, len) = (arrays(cell), cell.blocks(), cell.len);
     cycle(cell, move |stripe| {
-        let array = &mut arrays[stripe * blocks..][..blocks];
+        let array = part_mut(&mut arrays, stripe, blocks);
         // SAFETY: sources and then destinations, all inside the pool; no reference to what is written is
         // kept.
         unsafe { function(count, len, array.as_mut_ptr()) };
@@ -89,7 +89,7 @@ fn rec2<'a>(function: Rec2Fn, cell: &Cell<'a>) -> Run<'a> {
     let (mut arrays, blocks, len) = (arrays(cell), cell.blocks(), cell.len);
     let [a, b] = LOST.map(|block| block as c_int);
     cycle(cell, move |stripe| {
-        let array = &mut arrays[stripe * blocks..][..blocks];
+        let array = part_mut(&mut arrays, stripe, blocks);
         // SAFETY: data, P and Q inside the pool, of which two data blocks are written; no reference to
         // those is kept.
         unsafe { function(blocks as c_int, len, a, b, array.as_mut_ptr()) };
@@ -101,8 +101,8 @@ fn update<'a>(function: UpdateFn, cell: &Cell<'a>) -> Run<'a> {
     let (arrays, len) = (arrays(cell), cell.len);
     let (disks, index) = (cell.n as c_int + 2, cell.changed() as c_int);
     cycle(cell, move |stripe| {
-        let first = stripe * 4;
-        let [old, new, p, q] = [0, 1, 2, 3].map(|block| arrays[first + block]);
+        let blocks = part(&arrays, stripe, 4);
+        let [old, new, p, q] = [0, 1, 2, 3].map(|block| blocks[block]);
         // SAFETY: four blocks inside the pool, of which P and Q are written; no reference to those is kept.
         unsafe { function(disks, index, len, old, new, p, q) };
         true

@@ -24,10 +24,11 @@ mod blocks;
 mod passes;
 mod routines;
 
-pub(crate) use blocks::{Blocks, Dense};
+pub(crate) use blocks::{Blocks, Dense, Packed};
 pub(crate) use passes::{Locate, MulAdd, Pq, PqUpdate, PqUpdates, PqVal, Solver, Xor, XorVal};
 pub(crate) use routines::routines;
 
+use crate::table::Sources;
 use crate::vector::Vector;
 
 /// Up to this length in bytes, eight blocks and their parities about fit a first-level cache of 32 KiB,
@@ -74,6 +75,21 @@ pub(crate) unsafe fn walk<V: Vector, const DEPTH: usize>(pass: &mut impl Pass<V>
 /// Whether blocks that start here can be written with [`Vector::stream`].
 pub(crate) fn can_stream<V: Vector>(dst: *const u8) -> bool {
     V::STREAMS && dst.addr().is_multiple_of(V::BYTES)
+}
+
+/// Asks memory for the first two lines of every block. The CPU's own prefetchers begin anew in each page
+/// and see what is wanted only after its first lines were waited for.
+///
+/// # Safety
+/// The CPU has `V`'s features.
+#[inline(always)]
+pub(crate) unsafe fn ask_for<V: Vector>(blocks: Sources<'_>) {
+    for block in blocks.iter().flatten() {
+        for line in block.chunks(64).take(2) {
+            // SAFETY: passed on to the caller.
+            unsafe { V::prefetch(line.as_ptr()) };
+        }
+    }
 }
 
 /// # Safety

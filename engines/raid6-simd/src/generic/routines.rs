@@ -20,7 +20,8 @@ macro_rules! routines {
         };
 
         use $crate::generic::{
-            Locate, MulAdd, Pq, PqUpdate, PqUpdates, PqVal, Solver, Xor, XorVal, can_stream, walk,
+            Locate, MulAdd, Packed, Pq, PqUpdate, PqUpdates, PqVal, Solver, Xor, XorVal, ask_for,
+            can_stream, walk,
         };
         use $crate::table::{Delta, Located, Product, Second, Solve, Sources};
 
@@ -33,6 +34,9 @@ macro_rules! routines {
             // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
             unsafe {
                 if stream && can_stream::<$V>(dst) {
+                    ask_for::<$V>(srcs);
+                    let mut packed = Packed::EMPTY;
+                    let srcs = packed.fill(srcs);
                     walk::<$V, 1>(&mut Xor::<_, true> { srcs, extra, dst, accumulate }, len);
                     <$V as $crate::vector::Vector>::fence();
                 } else if srcs.len() <= 8 {
@@ -65,6 +69,16 @@ macro_rules! routines {
             // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
             unsafe {
                 if stream && [p, q].into_iter().flatten().all(|dst| can_stream::<$V>(dst)) {
+                    ask_for::<$V>(data);
+                    $(
+                        if let Some(data) = $crate::generic::Dense::<$dense>::new(data) {
+                            walk::<$V, 1>(&mut Pq::<_, true> { data, p, q }, len);
+                            <$V as $crate::vector::Vector>::fence();
+                            return;
+                        }
+                    )*
+                    let mut packed = Packed::EMPTY;
+                    let data = packed.fill(data);
                     walk::<$V, 1>(&mut Pq::<_, true> { data, p, q }, len);
                     <$V as $crate::vector::Vector>::fence();
                     return;
@@ -160,11 +174,17 @@ macro_rules! routines {
             unsafe {
                 let first = [<$V as $crate::vector::Vector>::coefficient(first[0]), <$V as $crate::vector::Vector>::coefficient(first[1])];
                 let second = <$V as $crate::vector::Vector>::coefficient(second);
-                let mut pass = Solver::<_, $V, FROM_Q, STREAM> { data, p, q, first, second, out0, out1 };
                 if STREAM {
+                    ask_for::<$V>(data);
+                    let mut packed = Packed::EMPTY;
+                    let data = packed.fill(data);
+                    let mut pass = Solver::<_, $V, FROM_Q, true> { data, p, q, first, second, out0, out1 };
                     walk::<$V, 1>(&mut pass, len);
                     <$V as $crate::vector::Vector>::fence();
-                } else if data.len() <= 5 {
+                    return;
+                }
+                let mut pass = Solver::<_, $V, FROM_Q, false> { data, p, q, first, second, out0, out1 };
+                if data.len() <= 5 {
                     walk::<$V, $FEW>(&mut pass, len);
                 } else {
                     walk::<$V, $MANY>(&mut pass, len);
