@@ -58,6 +58,13 @@
 //! | P and Q of changed data | in place: [`Kernels::pq_update`] |
 //! | P and Q in parts | [`Kernels::pq_update`] with `old` absent, on parities that start as zeroes |
 //!
+//! ```compile_fail
+//! # use raid6_simd::{Kernels, XorMode};
+//! let mut block = [0u8; 64];
+//! // A destination that is also a source does not compile; `XorMode::Accumulate` is for that.
+//! Kernels::auto().xor(&[Some(&block[..32])], &mut block[..32], XorMode::Overwrite);
+//! ```
+//!
 //! What it leaves to others: which block has which exponent (a matter of the array's layout), threads,
 //! and where memory comes from.
 //!

@@ -84,18 +84,19 @@ fn solve(system: Solve<'_>, out0: &mut [u8], mut out1: Option<&mut [u8]>, _strea
 
 /// Tries every block in turn: it is the one if what is wrong would be right with other bytes in it.
 fn locate(data: Sources<'_>, p: &[u8], q: &[u8]) -> Located {
-    let syndromes: Vec<_> =
-        (0..p.len()).map(|at| (p_byte(data, at) ^ p[at], q_byte(data, at) ^ q[at])).collect();
-    if syndromes.iter().all(|(sp, sq)| (*sp, *sq) == (0, 0)) {
+    let every_byte = |right: &dyn Fn(u8, u8) -> bool| {
+        (0..p.len()).all(|at| right(p_byte(data, at) ^ p[at], q_byte(data, at) ^ q[at]))
+    };
+    if every_byte(&|sp, sq| (sp, sq) == (0, 0)) {
         return Located::Nothing;
     }
-    if syndromes.iter().all(|(_, sq)| *sq == 0) {
+    if every_byte(&|_, sq| sq == 0) {
         return Located::P;
     }
-    if syndromes.iter().all(|(sp, _)| *sp == 0) {
+    if every_byte(&|sp, _| sp == 0) {
         return Located::Q;
     }
     (0..data.len())
-        .find(|z| syndromes.iter().all(|(sp, sq)| *sq == gf::mul(gf::exp(*z), *sp)))
+        .find(|z| every_byte(&|sp, sq| sq == gf::mul(gf::exp(*z), sp)))
         .map_or(Located::Several, |z| Located::Data(z as u8))
 }

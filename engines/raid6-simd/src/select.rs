@@ -284,6 +284,52 @@ mod tests {
         }
     }
 
+    /// A call that took two turns would leave every other implementation out, for good.
+    #[test]
+    fn every_operation_takes_one_turn_of_a_cycle() {
+        use crate::{Change, LostData, Parity, Product, XorMode};
+        let kernels = Kernels::select(Selection::Cycle).unwrap();
+        let turns = |kernels: &Kernels| match &kernels.pick {
+            Pick::Cycle { next, next_crc, .. } => {
+                (next.load(Ordering::Relaxed), next_crc.load(Ordering::Relaxed))
+            }
+            Pick::Fixed(_) => unreachable!("it was asked to cycle"),
+        };
+        let (data, change) = ([Some(&[1u8; 9][..]), None], Change { exponent: 0, old: None, new: None });
+        let term = Product { coefficient: 3, block: &[1; 9] };
+        let (mut p, mut q, mut x) = ([0u8; 9], [0u8; 9], [0u8; 9]);
+        let mut parity = 0;
+        let mut one_more = |what: &str| {
+            parity += 1;
+            assert_eq!(turns(&kernels), (parity, 0), "{what}");
+        };
+        kernels.xor(&data, &mut p, XorMode::Overwrite).unwrap();
+        one_more("xor");
+        kernels.xor_val(&data).unwrap();
+        one_more("xor_val");
+        kernels.gen_pq(&data, Some(&mut p), Some(&mut q)).unwrap();
+        one_more("gen_pq");
+        kernels.gen_pq(&data, Some(&mut p), None).unwrap();
+        one_more("gen_pq of P");
+        kernels.pq_val(&data, Some(&p), Some(&q)).unwrap();
+        one_more("pq_val");
+        kernels.pq_update(&[change], Some(&mut p), Some(&mut q)).unwrap();
+        one_more("pq_update");
+        kernels.gf_mul_add(&[term], &mut p).unwrap();
+        one_more("gf_mul_add");
+        kernels.locate(&data, &p, &q).unwrap();
+        one_more("locate");
+        for (p, q) in [(Parity::Good(&p), Parity::Absent), (Parity::Absent, Parity::Good(&q))] {
+            kernels.recover(&data, &mut [LostData { exponent: 1, out: &mut x }], p, q).unwrap();
+            one_more("recover");
+        }
+        kernels.recover(&data, &mut [], Parity::Lost(&mut p), Parity::Lost(&mut q)).unwrap();
+        one_more("recover of parities");
+        kernels.crc32c(0, &x);
+        kernels.copy_crc32c(0, &x, &mut p).unwrap();
+        assert_eq!(turns(&kernels), (parity, 2));
+    }
+
     #[test]
     fn auto_is_the_last_available_of_the_table() {
         let best = Kernel::ALL.into_iter().rfind(|k| k.is_available());

@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use raid6_simd::{Change, Kernel, Kernels, LostData, Parity, Product, Selection, Stores, XorMode};
+use raid6_simd::{Change, Kernels, LostData, Parity, Product, Selection, Stores, XorMode};
 
 use crate::common::variants;
 
@@ -96,11 +96,10 @@ fn each_operation(k: &Kernels, len: usize) -> Vec<(&'static str, usize)> {
     note("pq_update of two", allocations(|| k.pq_update(&[change; 2], Some(&mut p), Some(&mut q))));
     note("gf_mul_add", allocations(|| k.gf_mul_add(&products, &mut p)));
     note("a refusal", allocations(|| k.gen_pq(&data, None, None)));
-    // Naive's search gathers the syndromes of all bytes in a list, which cycling meets as well.
-    if k.kernel().is_some_and(|kernel| kernel != Kernel::Naive) {
-        note("locate", allocations(|| k.locate(&gaps, &good_p, &good_q)));
-        note("locate, wrong", allocations(|| k.locate(&gaps, &good_q, &good_p)));
-    }
+    note("locate", allocations(|| k.locate(&gaps, &good_p, &good_q)));
+    note("locate, wrong", allocations(|| k.locate(&gaps, &good_q, &good_p)));
+    note("crc32c", allocations(|| k.crc32c(7, &blocks[0])));
+    note("copy_crc32c", allocations(|| k.copy_crc32c(7, &blocks[0], &mut x)));
     let two = |x, y| [LostData { exponent: 0, out: x }, LostData { exponent: 2, out: y }];
     let (parity_p, parity_q) = (Parity::Good(&good_p), Parity::Good(&good_q));
     note(

@@ -15,6 +15,8 @@ mod allocations;
 #[cfg(test)]
 mod common;
 #[cfg(test)]
+mod crc32c;
+#[cfg(test)]
 mod differential;
 #[cfg(test)]
 mod golden;
