@@ -63,6 +63,7 @@ fn choice(selection: Selection) -> Result<KernelChoice, Failure> {
     Ok(KernelChoice {
         selection: selection.to_string(),
         kernel: kernels.kernel().map(Kernel::name),
+        crc32c: kernels.crc32c_name(),
         why: why_word(kernels.why()),
         message: kernels.why().to_string(),
     })

@@ -64,6 +64,8 @@ pub(super) struct KernelChoice {
     pub(super) selection: String,
     /// None if calls cycle through all.
     pub(super) kernel: Option<&'static str>,
+    /// What computes CRC-32C beside it; None as above.
+    pub(super) crc32c: Option<&'static str>,
     pub(super) why: &'static str,
     pub(super) message: String,
 }

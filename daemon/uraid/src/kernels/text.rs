@@ -77,10 +77,11 @@ fn kernel_line(kernel: &KernelReport) -> String {
     format!("  {:NAME_WIDTH$} {note}", kernel.name)
 }
 
-/// `kernel = "auto" takes avx2: preferred among those that this CPU can run`
+/// `kernel = "auto" takes avx2 (and sse42 for CRC-32C): preferred among those that this CPU can run`
 fn choice_line(choice: &KernelChoice) -> String {
     let taken = choice.kernel.unwrap_or("all in turn");
-    format!("kernel = {:?} takes {taken}: {}", choice.selection, choice.message)
+    let crc = choice.crc32c.map_or(String::new(), |crc| format!(" (and {crc} for CRC-32C)"));
+    format!("kernel = {:?} takes {taken}{crc}: {}", choice.selection, choice.message)
 }
 
 fn table_text(table: &Table, caches: &[Cache]) -> String {
@@ -177,6 +178,7 @@ mod tests {
             choices: vec![KernelChoice {
                 selection: "auto".to_owned(),
                 kernel: Some("avx2"),
+                crc32c: Some("sse42"),
                 why: "preferred",
                 message: "preferred among those that this CPU can run".to_owned(),
             }],
@@ -198,7 +200,7 @@ Kernels, the preferred one last:
   avx2         runs here; needs avx2
   avx2_gfni    cannot run here: it lacks gfni
 
-kernel = \"auto\" takes avx2: preferred among those that this CPU can run
+kernel = \"auto\" takes avx2 (and sse42 for CRC-32C): preferred among those that this CPU can run
 
 GB/s: 10^9 bytes of data a second on one thread, the best of many short turns. Stripes of 8 data
 blocks of 16.0 KiB, P and Q; an update is of one block. Sizes below are of all blocks together.
