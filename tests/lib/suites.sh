@@ -23,6 +23,7 @@ check() {
     need_component fmt rustfmt
     need_component clippy clippy
     step "Formatting" cargo fmt --all -- --check
+    step "Formatting of the fuzz target" cargo fmt --manifest-path fuzz/Cargo.toml -- --check
     step "Lints (clippy, warnings are errors)" cargo clippy -q --locked --target-dir target --workspace --all-targets -- -D warnings
     step "Documentation (rustdoc, warnings are errors)" \
         env RUSTDOCFLAGS="-D warnings" cargo doc -q --locked --target-dir target --no-deps --workspace
