@@ -61,6 +61,8 @@ mod tests;
 
 #[cfg(target_arch = "x86_64")]
 use self::{avx512_vpclmul::Avx512Vpclmul, sse42::Sse42};
+use std::fmt;
+
 use crate::Kernel;
 
 /// One implementation. A `&'static Routines` is handed out only where its CPU features were found, so
@@ -68,7 +70,6 @@ use crate::Kernel;
 ///
 /// # Safety
 /// Common to both functions: the CPU has the features that the implementation needs.
-#[derive(Debug)]
 pub(crate) struct Routines {
     /// The name for operators and tests.
     pub(crate) name: &'static str,
@@ -78,6 +79,12 @@ pub(crate) struct Routines {
     /// Copies `src` to `dst` and returns the CRC as the other function does. Both have one length; were
     /// one shorter, only so many bytes would be copied and counted.
     pub(crate) copy_crc32c: unsafe fn(crc: u32, src: &[u8], dst: &mut [u8]) -> u32,
+}
+
+impl fmt::Debug for Routines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 /// The implementations that this CPU can run, the slowest first.

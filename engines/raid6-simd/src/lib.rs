@@ -34,7 +34,7 @@
 //! # Operations
 //!
 //! All take any length, also zero, and any alignment; 1 to 255 source blocks, of which `None` is a block of
-//! zeroes that costs no memory traffic; and read every source once. [`algorithm`] derives the formulas.
+//! zeroes that costs no memory traffic; and (but for `naive`) read every source once. [`algorithm`] derives the formulas.
 //!
 //! | method | what it does |
 //! |---|---|
@@ -58,7 +58,7 @@
 //! | P and Q of changed data | in place: [`Kernels::pq_update`] |
 //! | P and Q in parts | [`Kernels::pq_update`] with `old` absent, on parities that start as zeroes |
 //!
-//! ```compile_fail
+//! ```compile_fail,E0502
 //! # use raid6_simd::{Kernels, XorMode};
 //! let mut block = [0u8; 64];
 //! // A destination that is also a source does not compile; `XorMode::Accumulate` is for that.

@@ -43,10 +43,12 @@ const TURN: Duration = Duration::from_micros(100);
 const ROUNDS_WANTED: u32 = 16;
 /// Fewer rounds are not played, even if something else takes the CPU for all of the budget.
 const ROUNDS_MIN: usize = 8;
-/// More rounds are not played however large the budget is, so that a clock that stands still ends it.
+/// More rounds are not played however large the budget is, so that a clock that stops meanwhile ends it.
 const ROUNDS_MAX: usize = 10_000;
 /// More calls are not made in a turn, for the same reason.
 const CALLS_MAX: u32 = 1 << 16;
+/// If so many calls take no time at all, the clock stands still.
+const CALLS_NOTICED: u32 = 1 << 12;
 
 /// An operation to measure. Rates are of data bytes: those of all data blocks of a stripe, lost ones
 /// included, and for [`Work::Update`] those of the one block that changes.
@@ -215,7 +217,7 @@ impl WorkingSet {
     }
 
     /// All of it, cut into what a call of `work` touches.
-    fn walk(&mut self, work: Work) -> Walk<'_> {
+    fn walk(&mut self, work: Work) -> Result<Walk<'_>, MeasureError> {
         let end = self.start.saturating_add(self.bytes);
         Walk::new(self.memory.get_mut(self.start..end).unwrap_or_default(), self.shape, work)
     }
@@ -235,7 +237,8 @@ pub struct Rate {
 /// The rates of `work` over the set, one for each contestant and in their order. They take turns for as
 /// long as `budget`, and eight at least. What the blocks hold is changed.
 ///
-/// Errors: [`MeasureError::Clock`] and [`MeasureError::Wrong`].
+/// Errors: [`MeasureError::Clock`], [`MeasureError::Wrong`], and [`MeasureError::Memory`] for the lists of
+/// blocks, which may be longer than the set where blocks are tiny.
 pub fn rates(
     contestants: &[Kernels],
     work: Work,
@@ -244,25 +247,31 @@ pub fn rates(
 ) -> Result<Vec<Rate>, MeasureError> {
     let data_bytes = work.data_bytes(set.shape);
     if work == Work::CheckPq {
-        let mut generate = set.walk(Work::GenPq);
+        let mut generate = set.walk(Work::GenPq)?;
         let stripes = u32::try_from(generate.len()).unwrap_or(u32::MAX);
         generate.run(&Kernels::auto(), stripes)?;
     }
-    let mut walk = set.walk(work);
+    let mut walk = set.walk(work)?;
     let start = Instant::now();
     let wanted = u32::try_from(contestants.len()).unwrap_or(u32::MAX).saturating_mul(ROUNDS_WANTED);
     let turn = budget.checked_div(wanted).unwrap_or(TURN).min(TURN);
     let mut entries = Vec::with_capacity(contestants.len());
     for kernels in contestants {
-        entries.push(Entry { kernels, calls: calls_of(turn, kernels, &mut walk)?, rates: Vec::new() });
+        let calls = calls_of(turn, |calls| time(kernels, &mut walk, calls))?;
+        entries.push(Entry { kernels, calls, rates: Vec::new() });
     }
     for round in 1..=ROUNDS_MAX {
         for entry in &mut entries {
             let elapsed = time(entry.kernels, &mut walk, entry.calls)?;
             entry.rates.extend(bytes_per_second(data_bytes, entry.calls, elapsed));
         }
-        if round >= ROUNDS_MIN && start.elapsed() >= budget {
-            break;
+        if round >= ROUNDS_MIN {
+            if entries.iter().any(|entry| entry.rates.is_empty()) {
+                return Err(MeasureError::Clock);
+            }
+            if start.elapsed() >= budget {
+                break;
+            }
         }
     }
     entries.into_iter().map(|entry| summary(entry.rates).ok_or(MeasureError::Clock)).collect()
@@ -277,12 +286,18 @@ struct Entry<'a> {
 
 /// How many calls take as long as `turn`, found by doubling them. The shorter of two tries counts: one
 /// that was interrupted would leave turns too short for the clock, and the contestant slow.
-fn calls_of(turn: Duration, kernels: &Kernels, walk: &mut Walk<'_>) -> Result<u32, MeasureError> {
+fn calls_of(
+    turn: Duration,
+    mut time: impl FnMut(u32) -> Result<Duration, MeasureError>,
+) -> Result<u32, MeasureError> {
     let mut calls = 1;
     while calls < CALLS_MAX {
-        let first = time(kernels, walk, calls)?;
-        if first >= turn && time(kernels, walk, calls)? >= turn {
+        let first = time(calls)?;
+        if first >= turn && time(calls)? >= turn {
             break;
+        }
+        if first.is_zero() && calls >= CALLS_NOTICED {
+            return Err(MeasureError::Clock);
         }
         calls *= 2;
     }
@@ -317,6 +332,17 @@ mod tests {
     fn all() -> Vec<Kernels> {
         let available = Kernel::ALL.into_iter().filter(|kernel| kernel.is_available());
         available.map(|kernel| Kernels::select(Selection::Only(kernel)).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_is_an_error_and_not_a_long_wait() {
+        let mut made = 0u64;
+        let frozen = calls_of(TURN, |calls| {
+            made += u64::from(calls);
+            Ok(Duration::ZERO)
+        });
+        assert_eq!(frozen, Err(MeasureError::Clock));
+        assert!(made < 10_000, "{made} calls");
     }
 
     #[test]

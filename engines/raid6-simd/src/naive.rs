@@ -82,21 +82,22 @@ fn solve(system: Solve<'_>, out0: &mut [u8], mut out1: Option<&mut [u8]>, _strea
     }
 }
 
-/// Tries every block in turn: it is the one if what is wrong would be right with other bytes in it.
+/// The block whose bytes, were they others, would make the first wrong byte right, if that also goes for
+/// all the other bytes.
 fn locate(data: Sources<'_>, p: &[u8], q: &[u8]) -> Located {
-    let every_byte = |right: &dyn Fn(u8, u8) -> bool| {
-        (0..p.len()).all(|at| right(p_byte(data, at) ^ p[at], q_byte(data, at) ^ q[at]))
+    let syndromes = |at: usize| (p_byte(data, at) ^ p[at], q_byte(data, at) ^ q[at]);
+    let explains = |found: Located, (sp, sq): (u8, u8)| match found {
+        Located::P => sq == 0,
+        Located::Q => sp == 0,
+        Located::Data(z) => sq == gf::mul(gf::exp(usize::from(z)), sp),
+        Located::Nothing | Located::Several => false,
     };
-    if every_byte(&|sp, sq| (sp, sq) == (0, 0)) {
-        return Located::Nothing;
-    }
-    if every_byte(&|_, sq| sq == 0) {
-        return Located::P;
-    }
-    if every_byte(&|sp, _| sp == 0) {
-        return Located::Q;
-    }
-    (0..data.len())
-        .find(|z| every_byte(&|sp, sq| sq == gf::mul(gf::exp(*z), sp)))
-        .map_or(Located::Several, |z| Located::Data(z as u8))
+    let Some(first) = (0..p.len()).find(|at| syndromes(*at) != (0, 0)) else { return Located::Nothing };
+    let there = (0..data.len()).filter(|z| data[*z].is_some()).map(|z| Located::Data(z as u8));
+    [Located::P, Located::Q]
+        .into_iter()
+        .chain(there)
+        .find(|found| explains(*found, syndromes(first)))
+        .filter(|found| (first..p.len()).all(|at| explains(*found, syndromes(at))))
+        .unwrap_or(Located::Several)
 }

@@ -1,5 +1,6 @@
 //! The operations: arguments checked here, bytes moved by the selected [`Routines`](crate::table::Routines).
 
+use crate::select::Turn;
 use crate::table::Sources;
 use crate::{Error, Kernels};
 
@@ -124,7 +125,7 @@ impl Kernels {
         // SAFETY: `self` proves the CPU features, and the lengths were checked.
         unsafe {
             let accumulate = mode == XorMode::Accumulate;
-            (self.routines().xor)(srcs, None, dst, accumulate, self.streams() && !accumulate);
+            (self.routines(Turn::Xor).xor)(srcs, None, dst, accumulate, self.streams() && !accumulate);
         }
         Ok(())
     }
@@ -137,7 +138,7 @@ impl Kernels {
         let len = srcs.iter().flatten().next().map_or(0, |src| src.len());
         check_sources(srcs, len)?;
         // SAFETY: `self` proves the CPU features, and the lengths were checked.
-        Ok(unsafe { (self.routines().xor_val)(srcs, len) })
+        Ok(unsafe { (self.routines(Turn::XorVal).xor_val)(srcs, len) })
     }
 
     /// P and Q of `data`; the one that is `None` is not wanted.
@@ -152,12 +153,11 @@ impl Kernels {
     ) -> Result<(), Error> {
         let len = parity_len(p.as_deref().map(<[u8]>::len), q.as_deref().map(<[u8]>::len))?;
         check_sources(data, len)?;
-        let routines = self.routines();
         // SAFETY: `self` proves the CPU features, and the lengths were checked.
         unsafe {
             match (p, q) {
-                (Some(p), None) => (routines.xor)(data, None, p, false, self.streams()),
-                (p, q) => (routines.pq)(data, p, q, len, self.streams()),
+                (Some(p), None) => (self.routines(Turn::GenP).xor)(data, None, p, false, self.streams()),
+                (p, q) => (self.routines(Turn::GenPq).pq)(data, p, q, len, self.streams()),
             }
         }
         Ok(())
@@ -191,7 +191,7 @@ impl Kernels {
             }
         }
         // SAFETY: `self` proves the CPU features, and the lengths were checked.
-        unsafe { (self.routines().pq_update)(changes, p, q, len) };
+        unsafe { (self.routines(Turn::PqUpdate).pq_update)(changes, p, q, len) };
         Ok(())
     }
 
@@ -203,7 +203,7 @@ impl Kernels {
         check_count(terms.len())?;
         terms.iter().try_for_each(|term| check_len(term.block.len(), dst.len()))?;
         // SAFETY: `self` proves the CPU features, and the lengths were checked.
-        unsafe { (self.routines().mul_add)(terms, dst) };
+        unsafe { (self.routines(Turn::MulAdd).mul_add)(terms, dst) };
         Ok(())
     }
 
@@ -211,15 +211,16 @@ impl Kernels {
     ///
     /// Every byte has a verdict of its own: it is right, or one block alone explains it. If all bytes that
     /// are wrong name the same block, that is the answer. It is right if no more than one block is wrong.
-    /// Two blocks wrong at the same byte look like one other block with a chance of `data.len()` in 255, so
-    /// the more bytes are wrong, the surer the answer ([`crate::algorithm`]).
+    /// Two blocks wrong at the same byte look like one other block with a chance of one in 255 for each
+    /// block, so the more bytes are wrong, the surer the answer ([`crate::algorithm`]). A block that is
+    /// `None` is never named.
     ///
     /// Errors: not 1 to 255 data blocks, or lengths that differ.
     pub fn locate(&self, data: &[Option<&[u8]>], p: &[u8], q: &[u8]) -> Result<Located, Error> {
         check_len(q.len(), p.len())?;
         check_sources(data, p.len())?;
         // SAFETY: `self` proves the CPU features, and the lengths were checked.
-        Ok(unsafe { (self.routines().locate)(data, p, q) })
+        Ok(unsafe { (self.routines(Turn::Locate).locate)(data, p, q) })
     }
 
     /// Compares the given P and Q with those of `data` and says which differ. Nothing is written; stops
@@ -236,7 +237,7 @@ impl Kernels {
         let len = parity_len(p.map(<[u8]>::len), q.map(<[u8]>::len))?;
         check_sources(data, len)?;
         // SAFETY: `self` proves the CPU features, and the lengths were checked.
-        Ok(unsafe { (self.routines().pq_val)(data, p, q, len) })
+        Ok(unsafe { (self.routines(Turn::PqVal).pq_val)(data, p, q, len) })
     }
 
     /// The CRC-32C (Castagnoli; RFC 3720, section 12.1) of a message that begins with one whose CRC is
@@ -250,7 +251,7 @@ impl Kernels {
     #[inline]
     pub fn crc32c(&self, crc: u32, bytes: &[u8]) -> u32 {
         // SAFETY: `self` proves the CPU features.
-        unsafe { (self.crc().crc32c)(crc, bytes) }
+        unsafe { (self.crc(Turn::Crc).crc32c)(crc, bytes) }
     }
 
     /// Copies `src` to `dst` in the same pass as it computes what [`Kernels::crc32c`] does.
@@ -260,6 +261,6 @@ impl Kernels {
     pub fn copy_crc32c(&self, crc: u32, src: &[u8], dst: &mut [u8]) -> Result<u32, Error> {
         check_len(dst.len(), src.len())?;
         // SAFETY: `self` proves the CPU features.
-        Ok(unsafe { (self.crc().copy_crc32c)(crc, src, dst) })
+        Ok(unsafe { (self.crc(Turn::CopyCrc).copy_crc32c)(crc, src, dst) })
     }
 }

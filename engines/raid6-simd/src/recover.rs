@@ -3,6 +3,7 @@
 //! The equations and their solutions are in [`crate::algorithm`].
 
 use crate::ops::{check_len, check_sources};
+use crate::select::Turn;
 use crate::table::{Second, Solve};
 use crate::{Error, Kernels, gf};
 
@@ -74,7 +75,7 @@ impl Kernels {
             ([], _, _, lost_p, lost_q) => self.gen_pq(data, lost_p, lost_q),
             ([x], Some(p), _, _, None) => {
                 // SAFETY: `self` proves the CPU features, and `check` compared the lengths.
-                unsafe { (self.routines().xor)(data, Some(p), x.out, false, self.streams()) };
+                unsafe { (self.routines(Turn::RecoverByP).xor)(data, Some(p), x.out, false, self.streams()) };
                 Ok(())
             }
             ([x], Some(p), _, _, Some(q)) => {
@@ -104,8 +105,12 @@ impl Kernels {
 
     /// Runs a system whose blocks `check` found to be of one length.
     fn solve(&self, system: Solve<'_>, out0: &mut [u8], out1: Option<&mut [u8]>) {
+        let turn = match system.second {
+            Second::FromP => Turn::RecoverFromP,
+            Second::FromQ(_) => Turn::RecoverFromQ,
+        };
         // SAFETY: `self` proves the CPU features, and `check` compared the lengths.
-        unsafe { (self.routines().solve)(system, out0, out1, self.streams()) }
+        unsafe { (self.routines(turn).solve)(system, out0, out1, self.streams()) }
     }
 }
 

@@ -104,14 +104,32 @@ pub struct Kernels {
     stores: Stores,
 }
 
+/// What takes turns in a cycle on its own. Were the turns common to all operations, a caller that makes
+/// its calls in a fixed pattern would have the same implementation for the same operation every time.
+#[derive(Clone, Copy)]
+pub(crate) enum Turn {
+    Xor,
+    XorVal,
+    GenP,
+    GenPq,
+    PqVal,
+    PqUpdate,
+    MulAdd,
+    Locate,
+    RecoverByP,
+    RecoverFromP,
+    RecoverFromQ,
+    Crc,
+    CopyCrc,
+}
+
+impl Turn {
+    const COUNT: usize = Turn::CopyCrc as usize + 1;
+}
+
 enum Pick {
     Fixed(&'static Routines),
-    /// Turns of their own for CRCs, or a caller that mixes the two in a fixed pattern would miss some.
-    Cycle {
-        available: Vec<&'static Routines>,
-        next: AtomicUsize,
-        next_crc: AtomicUsize,
-    },
+    Cycle { available: Vec<&'static Routines>, turns: [AtomicUsize; Turn::COUNT] },
 }
 
 impl fmt::Debug for Pick {
@@ -174,8 +192,8 @@ impl Kernels {
                 .ok_or(SelectError::Missing { kernel }),
             Selection::Cycle => {
                 let available = Kernel::ALL.into_iter().filter_map(Kernel::routines).collect();
-                let (next, next_crc) = (AtomicUsize::new(0), AtomicUsize::new(0));
-                Ok(Kernels::new(Pick::Cycle { available, next, next_crc }, Why::Cycle))
+                let turns = [const { AtomicUsize::new(0) }; Turn::COUNT];
+                Ok(Kernels::new(Pick::Cycle { available, turns }, Why::Cycle))
             }
         }
     }
@@ -194,8 +212,8 @@ impl Kernels {
     }
 
     /// The implementation of CRC-32C that every call uses, or `None` if they cycle. Each kernel has one
-    /// that needs no more of a CPU than CPUs with that kernel have: `sse42` beside the SSE and AVX2
-    /// kernels, `avx512_vpclmul` beside those of AVX-512, or what is next best here.
+    /// that fits it: `sse42` beside the SSE and AVX2 kernels and the best there is beside those of
+    /// AVX-512, if the CPU can run it, else `portable`.
     pub fn crc32c_name(&self) -> Option<&'static str> {
         match &self.pick {
             Pick::Fixed(_) => Some(self.crc.name),
@@ -203,21 +221,21 @@ impl Kernels {
         }
     }
 
-    /// The implementation of CRC-32C for the next call.
+    /// The implementation of CRC-32C for the next call of this operation.
     #[inline]
-    pub(crate) fn crc(&self) -> &'static crc32c::Routines {
+    pub(crate) fn crc(&self, turn: Turn) -> &'static crc32c::Routines {
         match &self.pick {
             Pick::Fixed(_) => self.crc,
-            Pick::Cycle { next_crc, .. } => crc32c::turn(next_crc.fetch_add(1, Ordering::Relaxed)),
+            Pick::Cycle { turns, .. } => crc32c::turn(turns[turn as usize].fetch_add(1, Ordering::Relaxed)),
         }
     }
 
-    /// The implementation for the next call.
+    /// The implementation for the next call of this operation.
     #[inline]
-    pub(crate) fn routines(&self) -> &'static Routines {
+    pub(crate) fn routines(&self, turn: Turn) -> &'static Routines {
         match &self.pick {
             Pick::Fixed(routines) => routines,
-            Pick::Cycle { available, next, .. } => next_turn(available, next),
+            Pick::Cycle { available, turns } => next_turn(available, &turns[turn as usize]),
         }
     }
 }
@@ -255,6 +273,7 @@ fn winner(scores: &[f64]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Change, LostData, Parity, Product, XorMode};
 
     #[test]
     fn every_selection_parses_from_what_it_displays_as() {
@@ -274,60 +293,62 @@ mod tests {
     }
 
     #[test]
-    fn cycling_takes_turns_over_all_that_are_available() {
+    fn cycling_takes_turns_over_all_that_are_available_for_each_operation() {
         let kernels = Kernels::select(Selection::Cycle).unwrap();
         let available: Vec<_> = Kernel::ALL.into_iter().filter(|k| k.is_available()).collect();
         for round in 0..3 {
             for kernel in &available {
-                assert_eq!(kernels.routines().kernel, *kernel, "round {round}");
+                for turn in [Turn::Xor, Turn::GenPq, Turn::RecoverFromQ] {
+                    assert_eq!(kernels.routines(turn).kernel, *kernel, "round {round}");
+                }
             }
         }
     }
 
-    /// A call that took two turns would leave every other implementation out, for good.
+    /// A call that took two turns, or one of another operation, would leave implementations out for good.
     #[test]
-    fn every_operation_takes_one_turn_of_a_cycle() {
-        use crate::{Change, LostData, Parity, Product, XorMode};
+    fn every_operation_takes_one_turn_of_its_own() {
+        use Turn::*;
         let kernels = Kernels::select(Selection::Cycle).unwrap();
-        let turns = |kernels: &Kernels| match &kernels.pick {
-            Pick::Cycle { next, next_crc, .. } => {
-                (next.load(Ordering::Relaxed), next_crc.load(Ordering::Relaxed))
-            }
-            Pick::Fixed(_) => unreachable!("it was asked to cycle"),
-        };
         let (data, change) = ([Some(&[1u8; 9][..]), None], Change { exponent: 0, old: None, new: None });
         let term = Product { coefficient: 3, block: &[1; 9] };
         let (mut p, mut q, mut x) = ([0u8; 9], [0u8; 9], [0u8; 9]);
-        let mut parity = 0;
-        let mut one_more = |what: &str| {
-            parity += 1;
-            assert_eq!(turns(&kernels), (parity, 0), "{what}");
+        let mut expected = [0; Turn::COUNT];
+        let mut taken = |turn: Turn| {
+            expected[turn as usize] += 1;
+            let Pick::Cycle { turns, .. } = &kernels.pick else { unreachable!("it was asked to cycle") };
+            assert_eq!(turns.each_ref().map(|turn| turn.load(Ordering::Relaxed)), expected);
         };
         kernels.xor(&data, &mut p, XorMode::Overwrite).unwrap();
-        one_more("xor");
+        taken(Xor);
         kernels.xor_val(&data).unwrap();
-        one_more("xor_val");
+        taken(XorVal);
         kernels.gen_pq(&data, Some(&mut p), Some(&mut q)).unwrap();
-        one_more("gen_pq");
+        taken(GenPq);
         kernels.gen_pq(&data, Some(&mut p), None).unwrap();
-        one_more("gen_pq of P");
+        taken(GenP);
         kernels.pq_val(&data, Some(&p), Some(&q)).unwrap();
-        one_more("pq_val");
+        taken(PqVal);
         kernels.pq_update(&[change], Some(&mut p), Some(&mut q)).unwrap();
-        one_more("pq_update");
+        taken(PqUpdate);
         kernels.gf_mul_add(&[term], &mut p).unwrap();
-        one_more("gf_mul_add");
+        taken(MulAdd);
         kernels.locate(&data, &p, &q).unwrap();
-        one_more("locate");
-        for (p, q) in [(Parity::Good(&p), Parity::Absent), (Parity::Absent, Parity::Good(&q))] {
+        taken(Locate);
+        for (p, q, turn) in [
+            (Parity::Good(&p), Parity::Absent, RecoverByP),
+            (Parity::Absent, Parity::Good(&q), RecoverFromP),
+            (Parity::Good(&p), Parity::Lost(&mut [0; 9]), RecoverFromQ),
+        ] {
             kernels.recover(&data, &mut [LostData { exponent: 1, out: &mut x }], p, q).unwrap();
-            one_more("recover");
+            taken(turn);
         }
         kernels.recover(&data, &mut [], Parity::Lost(&mut p), Parity::Lost(&mut q)).unwrap();
-        one_more("recover of parities");
+        taken(GenPq);
         kernels.crc32c(0, &x);
+        taken(Crc);
         kernels.copy_crc32c(0, &x, &mut p).unwrap();
-        assert_eq!(turns(&kernels), (parity, 2));
+        taken(CopyCrc);
     }
 
     #[test]

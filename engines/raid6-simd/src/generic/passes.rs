@@ -3,7 +3,7 @@
 use super::{Blocks, Pass, add, any_set, get, put};
 use crate::Mismatch;
 use crate::gf;
-use crate::table::{Delta, Located, Product};
+use crate::table::{Delta, Located, Product, Sources};
 use crate::vector::{Term, Vector};
 
 pub(crate) struct Xor<'a, B, const STREAM: bool> {
@@ -226,8 +226,8 @@ pub(crate) struct Locate<'a, B, V: Vector> {
     pub(crate) data: B,
     pub(crate) p: &'a [u8],
     pub(crate) q: &'a [u8],
-    /// How many data blocks there are: an exponent from here on names none.
-    pub(crate) blocks: usize,
+    /// The blocks by exponent: one that is not there cannot be the wrong one.
+    pub(crate) blocks: Sources<'a>,
     pub(crate) found: Located,
     /// `2^z` once `found` is data block `z`.
     pub(crate) coefficient: Option<Term<V>>,
@@ -242,7 +242,10 @@ impl<V: Vector, B: Blocks> Locate<'_, B, V> {
             (None, Some(_)) => Located::Q,
             (Some(sp), Some(sq)) => {
                 let exponent = (usize::from(sq) + 255 - usize::from(sp)) % 255;
-                if exponent < self.blocks { Located::Data(exponent as u8) } else { Located::Several }
+                match self.blocks.get(exponent) {
+                    Some(Some(_)) => Located::Data(exponent as u8),
+                    _ => Located::Several,
+                }
             }
         };
     }

@@ -195,7 +195,7 @@ macro_rules! routines {
         $(#[$features])*
         unsafe fn locate(data: Sources<'_>, p: &[u8], q: &[u8]) -> Located {
             let found = Located::Nothing;
-            let mut pass = Locate::<_, $V> { data, p, q, blocks: data.len(), found, coefficient: None };
+            let mut pass = Locate::<_, $V> { data, p, q, blocks: data, found, coefficient: None };
             // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
             unsafe { walk::<$V, 4>(&mut pass, p.len()) };
             pass.found

@@ -11,11 +11,14 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(memory: &'a mut [u8], shape: Shape, work: Work) -> Self {
+    pub(super) fn new(memory: &'a mut [u8], shape: Shape, work: Work) -> Result<Self, MeasureError> {
         let stripe = work.blocks(shape).saturating_mul(shape.block_len).max(1);
-        let stripes = memory.chunks_exact_mut(stripe);
-        let stripes = stripes.filter_map(|stripe| Stripe::cut(stripe, shape.block_len, work)).collect();
-        Walk { work, stripes, next: 0 }
+        let mut stripes = Vec::new();
+        reserve(&mut stripes, memory.len() / stripe)?;
+        for stripe in memory.chunks_exact_mut(stripe) {
+            stripes.extend(Stripe::cut(stripe, shape.block_len, work)?);
+        }
+        Ok(Walk { work, stripes, next: 0 })
     }
 
     /// How many calls go once around.
@@ -38,6 +41,12 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Room for so many elements, or an error where a push would abort.
+fn reserve<T>(list: &mut Vec<T>, count: usize) -> Result<(), MeasureError> {
+    let bytes = count.saturating_mul(size_of::<T>());
+    list.try_reserve_exact(count).map_err(|_| MeasureError::Memory { bytes })
+}
+
 /// The blocks of one call.
 struct Stripe<'a> {
     p: &'a mut [u8],
@@ -49,18 +58,20 @@ struct Stripe<'a> {
 
 impl<'a> Stripe<'a> {
     /// None if there are too few blocks, which no checked shape leads to.
-    fn cut(memory: &'a mut [u8], block_len: usize, work: Work) -> Option<Self> {
-        let mut blocks = memory.chunks_exact_mut(block_len.max(1));
-        let p = blocks.next()?;
-        let q = if work == Work::Xor { Default::default() } else { blocks.next()? };
-        let mut lost = <[&mut [u8]; 2]>::default();
+    fn cut(memory: &'a mut [u8], block_len: usize, work: Work) -> Result<Option<Self>, MeasureError> {
         let mut data = Vec::new();
+        reserve(&mut data, memory.len() / block_len.max(1))?;
+        let mut blocks = memory.chunks_exact_mut(block_len.max(1));
+        let Some(p) = blocks.next() else { return Ok(None) };
+        let mut others = || blocks.next().unwrap_or_default();
+        let q = if work == Work::Xor { Default::default() } else { others() };
+        let mut lost = <[&mut [u8]; 2]>::default();
         if work == Work::RecoverTwo {
-            lost = [blocks.next()?, blocks.next()?];
+            lost = [others(), others()];
             data.resize(2, None);
         }
         data.extend(blocks.map(|block| Some(&*block)));
-        Some(Stripe { p, q, lost, data })
+        Ok(Some(Stripe { p, q, lost, data }))
     }
 
     fn call(&mut self, kernels: &Kernels, work: Work) -> Result<(), MeasureError> {

@@ -76,7 +76,8 @@ pub(crate) fn locate(data: &[Option<&[u8]>], p: &[u8], q: &[u8]) -> Located {
     let explains =
         |effect: &dyn Fn(u8) -> (u8, u8)| bytes.iter().all(|wrong| (0..=255).any(|e| effect(e) == *wrong));
     let mut found = Vec::new();
-    for z in 0..data.len() {
+    // A block that is not there cannot be the wrong one.
+    for z in (0..data.len()).filter(|z| data[*z].is_some()) {
         let coefficient = power(z);
         if explains(&|e| (e, mul(coefficient, e))) {
             found.push(Located::Data(z as u8));
