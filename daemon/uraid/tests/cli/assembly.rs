@@ -11,7 +11,7 @@ use uraid::device::Device;
 use uraid::scan;
 use uraid_config::Config;
 
-use crate::support::Bench;
+use crate::support::{Alone, Bench};
 
 const LEN: u64 = 8 << 20;
 
@@ -52,6 +52,7 @@ fn rewrite(bench: &Bench, name: &str, change: impl Fn(&mut md_format::Superblock
 
 #[test]
 fn members_are_told_by_their_superblocks_in_whatever_order() {
+    let _alone = Alone::new();
     let bench = raid6();
     let volume = assemble(&bench, &["m3", "m0", "m4", "m2", "m1"]).unwrap();
     let found: Vec<usize> = volume.assembly.members.iter().map(|member| member.found).collect();
@@ -63,6 +64,7 @@ fn members_are_told_by_their_superblocks_in_whatever_order() {
 
 #[test]
 fn up_to_two_may_be_missing_whatever_the_reason() {
+    let _alone = Alone::new();
     let bench = raid6();
     bench.file("m1", &[7; 8192], LEN);
     let volume = assemble(&bench, &["m0", "m1", "m2", "m3", "gone"]).unwrap();
@@ -76,6 +78,7 @@ fn up_to_two_may_be_missing_whatever_the_reason() {
 
 #[test]
 fn damaged_and_cut_off_members_are_left_out_with_the_reason() {
+    let _alone = Alone::new();
     let bench = raid6();
     let mut bytes = fs::read(bench.path("m1")).unwrap();
     bytes[4096 + 77] ^= 4;
@@ -89,6 +92,7 @@ fn damaged_and_cut_off_members_are_left_out_with_the_reason() {
 
 #[test]
 fn foreign_stale_and_doubled_members_are_left_out_with_the_reason() {
+    let _alone = Alone::new();
     let bench = raid6();
     bench.uraid(&["create", "--level", "5", "--name", "other", "--size", "8M", "x", "y", "z"]).ok();
     for name in ["m0", "m1", "m2", "m3"] {
@@ -108,6 +112,7 @@ fn foreign_stale_and_doubled_members_are_left_out_with_the_reason() {
 
 #[test]
 fn dirty_and_degraded_needs_force() {
+    let _alone = Alone::new();
     let bench = raid6();
     for name in ["m0", "m1", "m2", "m3", "m4"] {
         rewrite(&bench, name, |superblock| superblock.set_resync_offset(0));
@@ -131,6 +136,7 @@ fn dirty_and_degraded_needs_force() {
 
 #[test]
 fn a_member_in_use_stops_everything() {
+    let _alone = Alone::new();
     let bench = raid6();
     let held = assemble(&bench, &["m3"]);
     assert!(held.is_err());
@@ -149,6 +155,7 @@ fn a_member_in_use_stops_everything() {
 
 #[test]
 fn the_name_is_checked_if_one_is_given() {
+    let _alone = Alone::new();
     let bench = raid6();
     let mut named = config(&bench, &["m0", "m1", "m2", "m3", "m4"]);
     named.name = Some("vol".parse().unwrap());
@@ -160,6 +167,7 @@ fn the_name_is_checked_if_one_is_given() {
 
 #[test]
 fn what_is_no_device_is_refused() {
+    let _alone = Alone::new();
     let bench = raid6();
     fs::create_dir(bench.path("dir")).unwrap();
     assert!(refusal(&bench, &["m0", "m1", "m2", "m3", "dir"]).contains("dir: it is a directory"));

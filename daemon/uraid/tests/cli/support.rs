@@ -1,11 +1,13 @@
 //! A directory to work in, the tools, and the uraid binary.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A directory of its own, gone at the end.
 pub(crate) struct Bench {
@@ -113,7 +115,7 @@ impl Bench {
         let mut command = Command::new(name);
         command.args(args).current_dir(self.directory.path()).env("PATH", search_path()).env("LC_ALL", "C");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = match command.spawn() {
+        let mut child = match spawn(&mut command) {
             Ok(child) => child,
             Err(error) => panic!("this test needs `{name}` (Debian: {}): {error}", package_of(name)),
         };
@@ -190,8 +192,40 @@ pub(crate) fn mdadm_field(text: &str, heading: &str) -> String {
     }
 }
 
+/// Held by whoever must not see a process of another test begin.
+static SPAWNING: Mutex<()> = Mutex::new(());
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, no other test starts a process. Between its fork and its exec a new process has every
+/// file of ours open, locks included, so that a member that was let go of is still locked for a moment.
+pub(crate) struct Alone(#[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
+
+impl Alone {
+    pub(crate) fn new() -> Self {
+        let guard = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
+        ALONE.set(true);
+        Alone(guard)
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        ALONE.set(false);
+    }
+}
+
+/// Returns when the process runs its own program.
+fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    let _alone = (!ALONE.get()).then(|| SPAWNING.lock().unwrap_or_else(PoisonError::into_inner));
+    command.spawn()
+}
+
 fn run(mut command: Command) -> Run {
-    let output = command.output().unwrap();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = spawn(&mut command).unwrap().wait_with_output().unwrap();
     Run {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8(output.stdout).unwrap(),
