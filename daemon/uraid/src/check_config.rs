@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use raid6_simd::Kernel;
+
 use crate::commands::load;
 use crate::failure::Failure;
 use crate::out;
@@ -20,5 +22,17 @@ pub fn run(file: &Path) -> Result<(), Failure> {
     if config.insecure {
         text += "note: insecure = true lets everybody who can reach an address read and write the volume\n";
     }
+    if let Some(note) = kernel_note(config.kernel.word()) {
+        text += &note;
+    }
     out::print(&text)
+}
+
+/// What keeps this machine from serving with the kernels of this word. The file may be meant for another.
+fn kernel_note(word: &str) -> Option<String> {
+    let kernel = Kernel::ALL.into_iter().find(|kernel| kernel.name() == word && !kernel.is_available())?;
+    let lacks = kernel.lacks().join(", ");
+    Some(format!(
+        "note: kernel = {word:?} cannot run on this CPU, which lacks {lacks}; see `uraid kernels`\n"
+    ))
 }

@@ -53,7 +53,8 @@ pub fn run(args: &KernelsArgs) -> Result<(), Failure> {
     let measurements =
         plans.into_iter().map(|plan| table(plan, &contestants, budget)).collect::<Result<_, _>>()?;
     let kernels = Kernel::ALL.into_iter().map(KernelReport::from).collect();
-    let report = KernelsReport { version: 1, cpu, kernels, choices, measurements };
+    let optimised = !cfg!(debug_assertions);
+    let report = KernelsReport { version: 1, cpu, kernels, choices, optimised, measurements };
     if args.json { out::print(&(report.to_json()? + "\n")) } else { out::print(&text::kernels(&report)) }
 }
 

@@ -12,6 +12,8 @@ pub(super) struct KernelsReport {
     pub(super) cpu: Cpu,
     pub(super) kernels: Vec<KernelReport>,
     pub(super) choices: Vec<KernelChoice>,
+    /// Whether the rates are those of a build for use.
+    pub(super) optimised: bool,
     pub(super) measurements: Vec<Table>,
 }
 

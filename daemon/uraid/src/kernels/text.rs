@@ -23,11 +23,15 @@ pub(super) fn kernels(report: &KernelsReport) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "GB/s: 10^9 bytes of data a second on one thread, the best of many short turns. Stripes of {} data\n\
-             blocks of {}, P and Q; an update is of one block. Sizes below are of all blocks together.",
+            "GB/s: 10^9 bytes of data a second on one thread, the best of many short turns.\n\
+             Stripes of {} data blocks of {}, P and Q; an update is of one block.\n\
+             Sizes below are of all blocks together.",
             first.data_blocks,
             human::bytes(first.block_bytes as u64)
         );
+        if !report.optimised {
+            text += "This is a debug build: in a release build the rates are several times higher.\n";
+        }
     }
     for table in &report.measurements {
         text.push('\n');
@@ -88,7 +92,7 @@ fn table_text(table: &Table, caches: &[Cache]) -> String {
     let bytes = table.working_set_bytes.unwrap_or(0);
     let mut data_caches = caches.iter().filter(|cache| cache.kind != CacheKind::Instruction);
     let place = match data_caches.find(|cache| cache.bytes >= bytes) {
-        Some(cache) => format!("{}, which fit {}", human::bytes(bytes), cache_text(cache)),
+        Some(cache) => format!("{}, which fits {}", human::bytes(bytes), cache_text(cache)),
         None if caches.is_empty() => human::bytes(bytes),
         None => format!("{}, more than any cache holds", human::bytes(bytes)),
     };
@@ -182,6 +186,7 @@ mod tests {
                 why: "preferred",
                 message: "preferred among those that this CPU can run".to_owned(),
             }],
+            optimised: false,
             measurements: vec![
                 table(Set::Hot, Some(160 << 10), None),
                 table(Set::L3, None, Some("the system tells of no L3")),
@@ -202,10 +207,12 @@ Kernels, the preferred one last:
 
 kernel = \"auto\" takes avx2 (and sse42 for CRC-32C): preferred among those that this CPU can run
 
-GB/s: 10^9 bytes of data a second on one thread, the best of many short turns. Stripes of 8 data
-blocks of 16.0 KiB, P and Q; an update is of one block. Sizes below are of all blocks together.
+GB/s: 10^9 bytes of data a second on one thread, the best of many short turns.
+Stripes of 8 data blocks of 16.0 KiB, P and Q; an update is of one block.
+Sizes below are of all blocks together.
+This is a debug build: in a release build the rates are several times higher.
 
-hot: 160.0 KiB, which fit L2 1.0 MiB (shared by 2 CPUs)
+hot: 160.0 KiB, which fits L2 1.0 MiB (shared by 2 CPUs)
   GB/s                P+Q    P alone  check P+Q     2 lost     update
   avx2               12.3       12.3       12.3       12.3       12.3
 

@@ -74,7 +74,8 @@ pub fn run(config: Config) -> Result<(), Failure> {
         tracing::info!("{}", members::describe(member.path(), member));
     }
     let name = assembly.superblock.short_name();
-    let engine = cpu_engine(config.kernel.word()).map_err(Failure::operating)?;
+    let engine = cpu_engine(config.kernel.word())
+        .map_err(|error| Failure::operating(format!("`kernel = {:?}`: {error}", config.kernel.word())))?;
     let sockets = Sockets::bind(&config, &assembly.superblock.name())?;
     let plan = Plan {
         traits: MemberTraits::of(&members),
