@@ -96,7 +96,7 @@ fn count(options: &Options) -> Result<ExitCode> {
         return Err("no case's name has all of these words; names are like pq/avx2/8x4KiB".to_owned());
     }
     for kernel in Kernel::ALL.into_iter().filter(|kernel| !kernel.is_available()) {
-        println!("{kernel} is not counted: it {}, which this CPU does not have", kernel.needs());
+        println!("{kernel} is not counted: it needs {}, which this CPU is not", kernel.needs());
     }
     let counts = count_cases(&cases, options.by)?;
     let mut baseline = Baseline::read(&options.baseline)?;

@@ -93,6 +93,7 @@ fn run() -> Result<()> {
     for line in field.description() {
         println!("{line}");
     }
+    println!("{}", report::LEGEND);
     verify::all(&field, &options)?;
     if options.mode == Mode::Check {
         println!("every contender gives the right bytes; nothing was timed (that needs --bench)");

@@ -96,7 +96,10 @@ impl fmt::Display for SelectError {
                 Kernel::ALL.iter().try_for_each(|kernel| write!(f, ", {kernel}"))
             }
             SelectError::Missing { kernel } => {
-                write!(f, "this CPU cannot run the parity kernel {kernel} ({}); use auto", kernel.needs())
+                let (needs, lacks) = (kernel.needs(), kernel.lacks().join(", "));
+                write!(f, "this CPU cannot run the parity kernel {kernel}, which needs {needs}")?;
+                let lacks = if lacks.is_empty() { String::new() } else { format!(" (it lacks {lacks})") };
+                write!(f, "{lacks}; use auto")
             }
         }
     }

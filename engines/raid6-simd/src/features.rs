@@ -8,7 +8,7 @@ use crate::Kernel;
 /// A CPU feature that an implementation needs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Feature {
-    /// Its name, as in `target_feature` and, without the dot of `sse4.2`, in `/proc/cpuinfo`.
+    /// Its name, as in `target_feature`; `/proc/cpuinfo` has `_` for the dot of `sse4.2`.
     pub name: &'static str,
     /// Whether the CPU has it and the operating system lets it be used.
     pub present: bool,

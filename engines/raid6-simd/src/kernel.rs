@@ -65,13 +65,13 @@ impl Kernel {
     /// What it needs of the CPU, in words.
     pub const fn needs(self) -> &'static str {
         match self {
-            Kernel::Naive | Kernel::Portable => "needs nothing",
-            Kernel::Sse2 => "needs x86-64",
-            Kernel::Ssse3 => "needs x86-64 with SSSE3",
-            Kernel::Avx2 => "needs x86-64 with AVX2",
-            Kernel::Avx2Gfni => "needs x86-64 with AVX2 and GFNI",
-            Kernel::Avx512 => "needs x86-64 with AVX-512F and AVX-512BW",
-            Kernel::Avx512Gfni => "needs x86-64 with AVX-512F, AVX-512BW and GFNI",
+            Kernel::Naive | Kernel::Portable => "nothing",
+            Kernel::Sse2 => "x86-64",
+            Kernel::Ssse3 => "x86-64 with SSSE3",
+            Kernel::Avx2 => "x86-64 with AVX2",
+            Kernel::Avx2Gfni => "x86-64 with AVX2 and GFNI",
+            Kernel::Avx512 => "x86-64 with AVX-512F and AVX-512BW",
+            Kernel::Avx512Gfni => "x86-64 with AVX-512F, AVX-512BW and GFNI",
         }
     }
 

@@ -65,6 +65,10 @@
 //! Kernels::auto().xor(&[Some(&block[..32])], &mut block[..32], XorMode::Overwrite);
 //! ```
 //!
+//! A `Kernels` value is made once, at the start, and kept: making it looks at the CPU. **Build with
+//! optimisation**: without, these kernels are a hundred times slower. To have it in development builds too,
+//! put `[profile.dev.package.raid6-simd]` with `opt-level = 3` into the `Cargo.toml` of your workspace.
+//!
 //! What it leaves to others: which block has which exponent (a matter of the array's layout), threads,
 //! and where memory comes from.
 //!
@@ -87,6 +91,23 @@
 //! that the CPU can run it; [`Kernels::why`] says what led to it, and [`cpu_features`] what was looked at.
 //! The algorithms are written once over a small vector trait, and each ISA's file says what its registers
 //! can do.
+//!
+//! ```
+//! use raid6_simd::{Kernels, SelectError, Selection};
+//!
+//! // A name from a configuration file, say. One that is misspelt is an error, one that this CPU lacks
+//! // another.
+//! let wanted: Selection = "avx512_gfni".parse()?;
+//! let kernels = match Kernels::select(wanted) {
+//!     Err(SelectError::Missing { kernel }) => {
+//!         eprintln!("no {kernel} here: this CPU lacks {}", kernel.lacks().join(", "));
+//!         Kernels::auto()
+//!     }
+//!     selected => selected?,
+//! };
+//! # drop(kernels);
+//! # Ok::<(), SelectError>(())
+//! ```
 //!
 //! CRC-32C has implementations of its own, `naive`, `portable`, `sse42` and `avx512_vpclmul`
 //! ([`Kernels::crc32c_name`]).

@@ -213,7 +213,9 @@ impl Kernels {
     /// are wrong name the same block, that is the answer. It is right if no more than one block is wrong.
     /// Two blocks wrong at the same byte look like one other block with a chance of one in 255 for each
     /// block, so the more bytes are wrong, the surer the answer ([`crate::algorithm`]). A block that is
-    /// `None` is never named.
+    /// `None` is never named. P and Q that are both wrong by the same amount look like data block 0.
+    ///
+    /// To mend data block `z`, [`Kernels::recover`] it from P with `None` in its place, and check again.
     ///
     /// Errors: not 1 to 255 data blocks, or lengths that differ.
     pub fn locate(&self, data: &[Option<&[u8]>], p: &[u8], q: &[u8]) -> Result<Located, Error> {

@@ -54,7 +54,8 @@ impl Kernels {
     /// Recovers every lost block from the others in one pass.
     ///
     /// `data` is indexed by exponent; the entries of lost blocks are `None`, and any other `None` is a
-    /// block of zeroes. One lost data block is recovered from P if that is good, else from Q; if P or Q
+    /// block of zeroes: a block that is lost and not listed in `lost` is taken for one, and what comes out
+    /// is wrong without an error. One lost data block is recovered from P if that is good, else from Q; if P or Q
     /// is lost besides, it is computed too. Two lost data blocks take P and Q. With no lost data, lost
     /// parities are computed as by [`Kernels::gen_pq`].
     ///

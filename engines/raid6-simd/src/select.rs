@@ -84,7 +84,9 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Why::Preferred => f.write_str("preferred among those that this CPU can run"),
-            Why::Fastest => f.write_str("the fastest in a measurement at the start"),
+            Why::Fastest => {
+                f.write_str("the fastest in a short measurement, or preferred and within 3 % of it")
+            }
             Why::NotMeasured(error) => write!(f, "preferred, for nothing could be measured: {error}"),
             Why::Named => f.write_str("asked for by name"),
             Why::Cycle => f.write_str("each call takes the next of those that this CPU can run"),

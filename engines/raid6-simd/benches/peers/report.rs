@@ -9,6 +9,13 @@ use crate::cell::{Cell, Op, Set};
 use crate::contenders::{Contender, Role};
 use crate::timing::{Figures, median};
 
+/// What the tables mean.
+pub(crate) const LEGEND: &str = "\
+GB/s of data bytes (memcpy: of copied bytes), the median of the rounds. 8x4K: 8 data blocks of 4 KiB.
+limit: the best of the loops that only load and store the same blocks, with xor.
+/peer, /limit: this crate over the best of them, the median of the rounds' ratios; more than 1 is ahead.
+hot: one stripe over and over. l3: 8 MiB of stripes. dram: 1 GiB, our results stored past the caches.";
+
 /// The figures of one contender.
 struct Entry {
     name: String,
