@@ -95,6 +95,78 @@ impl<const N: usize> Blocks for Dense<N> {
     }
 }
 
+/// Any number of blocks that are all there: no question of gaps in the loop over them.
+#[derive(Clone, Copy)]
+pub(crate) struct Full<'a>(Sources<'a>);
+
+impl<'a> Full<'a> {
+    /// `None` if a block is absent.
+    #[inline(always)]
+    pub(crate) fn new(data: Sources<'a>) -> Option<Self> {
+        data.iter().fold(true, |full, block| full & block.is_some()).then_some(Full(data))
+    }
+
+    #[inline(always)]
+    fn pointer(block: &Option<&[u8]>) -> *const u8 {
+        // SAFETY: `new` found every block.
+        unsafe { block.unwrap_unchecked().as_ptr() }
+    }
+}
+
+impl Blocks for Full<'_> {
+    #[inline(always)]
+    unsafe fn sum<V: Vector, const DEPTH: usize, const PART: bool>(
+        self,
+        at: usize,
+        len: usize,
+    ) -> [V; DEPTH] {
+        // SAFETY: passed on to the caller; register `i` of the column lies inside every block.
+        unsafe {
+            let (pairs, odd) = self.0.split_at(self.0.len() & !1);
+            let mut sum = match odd.first() {
+                Some(block) => get::<V, DEPTH, PART>(Self::pointer(block), at, len),
+                None => [V::zero(); DEPTH],
+            };
+            for pair in pairs.chunks_exact(2) {
+                let (a, b) = (Self::pointer(&pair[0]), Self::pointer(&pair[1]));
+                for (i, sum) in sum.iter_mut().enumerate() {
+                    let at = at + i * V::BYTES;
+                    *sum = sum.xor3(load::<V, PART>(a.add(at), len), load::<V, PART>(b.add(at), len));
+                }
+            }
+            sum
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn syndromes<V: Vector, const DEPTH: usize, const PART: bool>(
+        self,
+        at: usize,
+        len: usize,
+    ) -> ([V; DEPTH], [V; DEPTH]) {
+        // SAFETY: passed on to the caller; register `i` of the column lies inside every block.
+        unsafe {
+            let (pairs, top) = self.0.split_at(self.0.len() & !1);
+            let mut p = match top.first() {
+                Some(block) => get::<V, DEPTH, PART>(Self::pointer(block), at, len),
+                None => [V::zero(); DEPTH],
+            };
+            let mut q = p;
+            for pair in pairs.rchunks_exact(2) {
+                let (b, a) = (Self::pointer(&pair[1]), Self::pointer(&pair[0]));
+                for i in 0..DEPTH {
+                    let at = at + i * V::BYTES;
+                    let b = load::<V, PART>(b.add(at), len);
+                    let a = load::<V, PART>(a.add(at), len);
+                    p[i] = p[i].xor3(b, a);
+                    q[i] = q[i].horner2(b, a);
+                }
+            }
+            (p, q)
+        }
+    }
+}
+
 impl Blocks for Sources<'_> {
     #[inline(always)]
     unsafe fn sum<V: Vector, const DEPTH: usize, const PART: bool>(

@@ -24,16 +24,19 @@ mod blocks;
 mod passes;
 mod routines;
 
-pub(crate) use blocks::{Blocks, Dense, Packed};
+pub(crate) use blocks::{Blocks, Dense, Full, Packed};
 pub(crate) use passes::{Locate, MulAdd, Pq, PqUpdate, PqUpdates, PqVal, Solver, Xor, XorVal};
 pub(crate) use routines::routines;
 
 use crate::table::Sources;
 use crate::vector::Vector;
 
-/// Up to this length in bytes, eight blocks and their parities about fit a first-level cache of 32 KiB,
-/// and the length of a column matters less than the instructions around it.
-pub(crate) const SHORT: usize = 4096;
+/// Whether so many blocks of this length, and their parities, about fit a first-level cache of 32 KiB. Then
+/// the length of a column matters less than the instructions around it.
+#[inline(always)]
+pub(crate) fn is_short(blocks: usize, len: usize) -> bool {
+    blocks <= 8 && len <= 4096
+}
 
 /// One operation as seen by [`walk`].
 pub(crate) trait Pass<V: Vector> {

@@ -7,8 +7,8 @@
 ///   sets, and a longer column uses each line before it is thrown out.
 /// - `xor`: with up to 8 blocks, and with more.
 /// - `update`: for one changed block.
-/// - `dense`: for these numbers of blocks P+Q and its check are unrolled, with the depth of few blocks; for more than 5
-///   only if they are short.
+/// - `dense`: for these numbers of blocks P+Q and its check are unrolled, with the depth of few blocks; for
+///   more than 5 only if they are short.
 macro_rules! routines {
     (
         $(#[$features:meta])* kernel: $kernel:expr, vector: $V:ty,
@@ -20,8 +20,8 @@ macro_rules! routines {
         };
 
         use $crate::generic::{
-            Locate, MulAdd, Packed, Pq, PqUpdate, PqUpdates, PqVal, Solver, Xor, XorVal, ask_for,
-            can_stream, walk,
+            Full, Locate, MulAdd, Packed, Pq, PqUpdate, PqUpdates, PqVal, Solver, Xor, XorVal, ask_for,
+            can_stream, is_short, walk,
         };
         use $crate::table::{Delta, Located, Product, Second, Solve, Sources};
 
@@ -31,18 +31,27 @@ macro_rules! routines {
         ) {
             let len = dst.len();
             let dst = dst.as_mut_ptr();
+            let few = srcs.len() <= 8;
             // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
             unsafe {
                 if stream && can_stream::<$V>(dst) {
                     ask_for::<$V>(srcs);
-                    let mut packed = Packed::EMPTY;
-                    let srcs = packed.fill(srcs);
-                    walk::<$V, 1>(&mut Xor::<_, true> { srcs, extra, dst, accumulate }, len);
+                    if let Some(srcs) = Full::new(srcs) {
+                        walk::<$V, 1>(&mut Xor::<_, true> { srcs, extra, dst, accumulate }, len);
+                    } else {
+                        let mut packed = Packed::EMPTY;
+                        let srcs = packed.fill(srcs);
+                        walk::<$V, 1>(&mut Xor::<_, true> { srcs, extra, dst, accumulate }, len);
+                    }
                     <$V as $crate::vector::Vector>::fence();
-                } else if srcs.len() <= 8 {
-                    walk::<$V, $XOR_FEW>(&mut Xor::<_, false> { srcs, extra, dst, accumulate }, len);
+                } else if let Some(srcs) = Full::new(srcs) {
+                    if few {
+                        walk::<$V, $XOR_FEW>(&mut Xor::<_, false> { srcs, extra, dst, accumulate }, len);
+                    } else {
+                        walk::<$V, $XOR_MANY>(&mut Xor::<_, false> { srcs, extra, dst, accumulate }, len);
+                    }
                 } else {
-                    walk::<$V, $XOR_MANY>(&mut Xor::<_, false> { srcs, extra, dst, accumulate }, len);
+                    walk::<$V, $XOR_FEW>(&mut Xor::<_, false> { srcs, extra, dst, accumulate }, len);
                 }
             }
         }
@@ -77,14 +86,18 @@ macro_rules! routines {
                             return;
                         }
                     )*
-                    let mut packed = Packed::EMPTY;
-                    let data = packed.fill(data);
-                    walk::<$V, 1>(&mut Pq::<_, true> { data, p, q }, len);
+                    if let Some(data) = Full::new(data) {
+                        walk::<$V, 1>(&mut Pq::<_, true> { data, p, q }, len);
+                    } else {
+                        let mut packed = Packed::EMPTY;
+                        let data = packed.fill(data);
+                        walk::<$V, 1>(&mut Pq::<_, true> { data, p, q }, len);
+                    }
                     <$V as $crate::vector::Vector>::fence();
                     return;
                 }
                 $(
-                    if ($dense <= 5 || len <= $crate::generic::SHORT)
+                    if ($dense <= 5 || is_short($dense, len))
                         && let Some(data) = $crate::generic::Dense::<$dense>::new(data)
                     {
                         walk::<$V, $FEW>(&mut Pq::<_, false> { data, p, q }, len);
@@ -93,6 +106,8 @@ macro_rules! routines {
                 )*
                 if data.len() <= 5 {
                     walk::<$V, $FEW>(&mut Pq::<_, false> { data, p, q }, len);
+                } else if let Some(data) = Full::new(data) {
+                    walk::<$V, $MANY>(&mut Pq::<_, false> { data, p, q }, len);
                 } else {
                     walk::<$V, $MANY>(&mut Pq::<_, false> { data, p, q }, len);
                 }
@@ -107,7 +122,7 @@ macro_rules! routines {
             // SAFETY: `Routines`: the CPU has the features and all slices have the same length.
             unsafe {
                 $(
-                    if ($dense <= 5 || len <= $crate::generic::SHORT)
+                    if ($dense <= 5 || is_short($dense, len))
                         && let Some(data) = $crate::generic::Dense::<$dense>::new(data)
                     {
                         let mut pass = PqVal { data, p, q, found };
@@ -115,6 +130,13 @@ macro_rules! routines {
                         return pass.found;
                     }
                 )*
+                if data.len() > 5
+                    && let Some(data) = Full::new(data)
+                {
+                    let mut pass = PqVal { data, p, q, found };
+                    walk::<$V, $MANY>(&mut pass, len);
+                    return pass.found;
+                }
                 let mut pass = PqVal { data, p, q, found };
                 if data.len() <= 5 {
                     walk::<$V, $FEW>(&mut pass, len);
