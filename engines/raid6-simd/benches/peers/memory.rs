@@ -13,22 +13,25 @@ const HUGE_PAGE: usize = 2 << 20;
 /// meanwhile: whoever calls in earnest has just made the list, so nobody should pay for one that comes
 /// from memory, and the lists of contenders are of different lengths.
 pub(crate) fn part<T>(list: &[T], stripe: usize, count: usize) -> &[T] {
-    let from = stripe * count;
-    ahead(&list[from..], count);
-    &list[from..][..count]
+    ahead(list, stripe, count);
+    &list[stripe * count..][..count]
 }
 
 /// As [`part`].
 pub(crate) fn part_mut<T>(list: &mut [T], stripe: usize, count: usize) -> &mut [T] {
-    let from = stripe * count;
-    ahead(&list[from..], count);
-    &mut list[from..][..count]
+    ahead(list, stripe, count);
+    &mut list[stripe * count..][..count]
 }
 
-/// Asks for the second `count` elements.
-fn ahead<T>(list: &[T], count: usize) {
+/// A list of this many bytes stays in the first-level cache, where nobody has to ask for it.
+const STAYS: usize = 8 << 10;
+
+/// Asks for the part that comes after the one of `stripe`.
+fn ahead<T>(list: &[T], stripe: usize, count: usize) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(next) = list.get(count..) {
+    if size_of_val(list) > STAYS
+        && let Some(next) = list.get((stripe + 1) * count..)
+    {
         let bytes = size_of_val(&next[..count.min(next.len())]);
         for line in (0..bytes).step_by(64) {
             let at = next.as_ptr().cast::<i8>().wrapping_add(line);
@@ -37,7 +40,7 @@ fn ahead<T>(list: &[T], count: usize) {
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (list, count);
+    let _ = (list, stripe, count);
 }
 
 /// Private memory, written once so that no page fault is timed, in huge pages if the system gives any.

@@ -8,10 +8,10 @@ use crate::cell::{Cell, LOST, Op};
 use crate::contenders::{Contender, Role, Run, cycle};
 use crate::memory::part;
 
-/// The blocks of all stripes, and the lists of sources, one a stripe. They are made before anything is
-/// timed, so that their making is charged to nobody.
+/// The blocks of all stripes, which lie one after the other, and the lists of sources, one a stripe. These
+/// are made before anything is timed, so that their making is charged to nobody.
 struct Blocks<'a> {
-    blocks: Vec<*mut u8>,
+    first: *mut u8,
     of_stripe: usize,
     len: usize,
     sources: Vec<Option<&'a [u8]>>,
@@ -23,8 +23,8 @@ impl<'a> Blocks<'a> {
     /// blocks of zeroes.
     fn new(cell: &Cell<'a>, sources_of_stripe: usize) -> Self {
         let (of_stripe, len) = (cell.blocks(), cell.len);
-        let blocks = cell.all_pointers();
-        let mut all = Blocks { blocks, of_stripe, len, sources: Vec::new(), sources_of_stripe };
+        let first = cell.block(0, 0);
+        let mut all = Blocks { first, of_stripe, len, sources: Vec::new(), sources_of_stripe };
         let outputs = cell.outputs();
         for stripe in cell.stripes() {
             for block in 0..sources_of_stripe {
@@ -35,15 +35,19 @@ impl<'a> Blocks<'a> {
     }
 
     fn sources(&self, stripe: usize) -> &[Option<&'a [u8]>] {
-        part(&self.blocks, stripe, self.of_stripe);
         part(&self.sources, stripe, self.sources_of_stripe)
+    }
+
+    /// Where a block begins.
+    fn place(&self, stripe: usize, block: usize) -> *mut u8 {
+        self.first.wrapping_add((stripe * self.of_stripe + block) * self.len)
     }
 
     /// A block that the operation does not write.
     fn shared(&self, stripe: usize, block: usize) -> &'a [u8] {
         // SAFETY: the block is inside the pool, which is borrowed for 'a. Contenders write the outputs of
         // their operation only, and whatever else changes blocks does so while no contender is bound.
-        unsafe { slice::from_raw_parts(self.blocks[stripe * self.of_stripe + block], self.len) }
+        unsafe { slice::from_raw_parts(self.place(stripe, block), self.len) }
     }
 
     /// A block that the operation writes.
@@ -52,7 +56,7 @@ impl<'a> Blocks<'a> {
     /// No other reference to the block exists.
     unsafe fn exclusive(&self, stripe: usize, block: usize) -> &'a mut [u8] {
         // SAFETY: the block is inside the pool, and the caller promises the rest.
-        unsafe { slice::from_raw_parts_mut(self.blocks[stripe * self.of_stripe + block], self.len) }
+        unsafe { slice::from_raw_parts_mut(self.place(stripe, block), self.len) }
     }
 }
 
@@ -117,7 +121,6 @@ fn update<'a>(kernels: &'a Kernels, cell: Cell<'a>) -> Run<'a> {
     let blocks = Blocks::new(&cell, 0);
     let exponent = cell.changed() as u8;
     cycle(&cell, move |stripe| {
-        part(&blocks.blocks, stripe, 4);
         let (old, new) = (blocks.shared(stripe, 0), blocks.shared(stripe, 1));
         // SAFETY: two outputs, to which no other reference is kept.
         let (p, q) = unsafe { (blocks.exclusive(stripe, 2), blocks.exclusive(stripe, 3)) };
