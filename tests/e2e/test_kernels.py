@@ -76,7 +76,7 @@ def test_the_daemon_says_what_it_took_and_why(t, word):
     array.serve(members=[config], plain=True)
     log = (t.dir / "uraid.log").read_text(errors="replace")
     line = next((line for line in log.splitlines() if "parity kernels: " in line), "")
-    reason = {"auto": "preferred", "measured": "the fastest in a measurement", "portable": "by name", "cycle": "next"}
+    reason = {"auto": "preferred", "measured": "the fastest in a short measurement", "portable": "by name", "cycle": "next"}
     t.check(reason[word] in line, f"the log says: {line or log}")
     array.stop()
 
