@@ -273,7 +273,11 @@ fn the_descriptor_becomes_readable_when_something_ends() {
     let dir = Dir::new("poll");
     let mut polled = 0;
     for mut case in every_implementation(&dir, SIZE) {
-        for round in 0..50 {
+        // A busy machine may end every read before it is asked for; then more rounds are played.
+        for round in 0..5000 {
+            if round >= 50 && polled > 0 {
+                break;
+            }
             let buf = case.pool.try_alloc(65536).unwrap();
             let offset = round % 16 * 65536;
             case.io.submit(Io { token: round, member: 0, op: IoOp::Read(buf.io()), offset });
