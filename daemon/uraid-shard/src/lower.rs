@@ -3,7 +3,7 @@
 //! Steps are pushed in order and no dependency is named: a chain gives the result of its order of pushes
 //! and lets operations that touch no common memory overlap, which is just what a plan asks for.
 
-use async_tx::{Chain, ChainError, Lost, Op, OpError, Region};
+use async_tx::{Chain, ChainError, Change, Lost, Op, OpError, Region};
 use thiserror::Error;
 use uraid_core::{LostBlocks, Mem, Step, Verdict};
 
@@ -68,7 +68,8 @@ fn lower_step(
             let (old, new, p, q) = (region(*old)?, region(*new)?, maybe(p)?, maybe(q)?);
             // With both parities lost there is nothing to update, and the new data still go in.
             if p.is_some() || q.is_some() {
-                chain.push(Op::PqUpdate { old, new, exponent: *exponent, p, q }, &[])?;
+                let change = Change { exponent: *exponent, old: Some(old), new: Some(new) };
+                chain.push(Op::PqUpdate { changes: &[change], p, q }, &[])?;
             }
             chain.push(Op::Copy { src: new, dst: old }, &[])?;
         }

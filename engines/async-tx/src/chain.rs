@@ -1,6 +1,7 @@
 //! Chains: operations with dependencies, acyclic by construction.
 
-use crate::op::{CheckedOp, Lost, Op, XorMode};
+use crate::check::CheckedOp;
+use crate::op::{Change, Lost, Op, Product, Seed, XorMode};
 use crate::{ChainError, Region};
 
 /// A node of the chain that made it.
@@ -26,6 +27,8 @@ pub struct Chain {
     nodes: Vec<Node>,
     srcs: Vec<Region>,
     data: Vec<Option<Region>>,
+    changes: Vec<Change>,
+    products: Vec<Product>,
     deps: Vec<NodeId>,
 }
 
@@ -67,8 +70,13 @@ enum Packed {
     XorVal { srcs: Span },
     Pq { data: Span, p: Option<Region>, q: Option<Region> },
     PqVal { data: Span, p: Option<Region>, q: Option<Region> },
-    PqUpdate { old: Region, new: Region, exponent: u8, p: Option<Region>, q: Option<Region> },
+    PqUpdate { changes: Span, p: Option<Region>, q: Option<Region> },
     Recover { data: Span, p: Option<Region>, q: Option<Region>, lost: Lost },
+    GfMulAdd { products: Span, dst: Region },
+    Compare { a: Region, b: Region },
+    Dualcast { src: Region, dst: [Region; 2] },
+    Crc32c { src: Region, seed: Seed, crc: Region },
+    CopyCrc32c { src: Region, dst: Region, seed: Seed, crc: Region },
 }
 
 impl Chain {
@@ -92,6 +100,8 @@ impl Chain {
         self.nodes.clear();
         self.srcs.clear();
         self.data.clear();
+        self.changes.clear();
+        self.products.clear();
         self.deps.clear();
     }
 
@@ -128,10 +138,19 @@ impl Chain {
             Op::XorVal { srcs } => Packed::XorVal { srcs: Span::push(&mut self.srcs, srcs)? },
             Op::Pq { data, p, q } => Packed::Pq { data: Span::push(&mut self.data, data)?, p, q },
             Op::PqVal { data, p, q } => Packed::PqVal { data: Span::push(&mut self.data, data)?, p, q },
-            Op::PqUpdate { old, new, exponent, p, q } => Packed::PqUpdate { old, new, exponent, p, q },
+            Op::PqUpdate { changes, p, q } => {
+                Packed::PqUpdate { changes: Span::push(&mut self.changes, changes)?, p, q }
+            }
             Op::Recover { data, p, q, lost } => {
                 Packed::Recover { data: Span::push(&mut self.data, data)?, p, q, lost }
             }
+            Op::GfMulAdd { products, dst } => {
+                Packed::GfMulAdd { products: Span::push(&mut self.products, products)?, dst }
+            }
+            Op::Compare { a, b } => Packed::Compare { a, b },
+            Op::Dualcast { src, dst } => Packed::Dualcast { src, dst },
+            Op::Crc32c { src, seed, crc } => Packed::Crc32c { src, seed, crc },
+            Op::CopyCrc32c { src, dst, seed, crc } => Packed::CopyCrc32c { src, dst, seed, crc },
         })
     }
 
@@ -159,8 +178,13 @@ impl Chain {
             Packed::XorVal { srcs } => Op::XorVal { srcs: srcs.of(&self.srcs) },
             Packed::Pq { data, p, q } => Op::Pq { data: data.of(&self.data), p, q },
             Packed::PqVal { data, p, q } => Op::PqVal { data: data.of(&self.data), p, q },
-            Packed::PqUpdate { old, new, exponent, p, q } => Op::PqUpdate { old, new, exponent, p, q },
+            Packed::PqUpdate { changes, p, q } => Op::PqUpdate { changes: changes.of(&self.changes), p, q },
             Packed::Recover { data, p, q, lost } => Op::Recover { data: data.of(&self.data), p, q, lost },
+            Packed::GfMulAdd { products, dst } => Op::GfMulAdd { products: products.of(&self.products), dst },
+            Packed::Compare { a, b } => Op::Compare { a, b },
+            Packed::Dualcast { src, dst } => Op::Dualcast { src, dst },
+            Packed::Crc32c { src, seed, crc } => Op::Crc32c { src, seed, crc },
+            Packed::CopyCrc32c { src, dst, seed, crc } => Op::CopyCrc32c { src, dst, seed, crc },
         })
     }
 }

@@ -7,8 +7,9 @@
 use std::collections::VecDeque;
 
 use crate::backend::{Backend, Completion, Inline, OpToken, ReadyOp};
+use crate::check::CheckedOp;
 use crate::flight::Flight;
-use crate::op::{CheckedOp, Op, Verdict};
+use crate::op::{Op, Verdict};
 use crate::route::{Cut, Scratch, fit, step_of};
 use crate::stats::{BackendStats, EngineStats};
 use crate::{Chain, EngineError, Fault};
@@ -307,7 +308,7 @@ impl Engine {
 
     /// Submits the next step of each node to a backend; what it does not take runs on the CPU.
     fn hand_over(&mut self, backend: usize, nodes: &[(u64, usize)]) {
-        let mut ops = [ReadyOp { token: OpToken(0), op: CheckedOp(Op::Notify) }; BATCH];
+        let mut ops = [ReadyOp { token: OpToken(0), op: CheckedOp(Op::Notify), fence: false }; BATCH];
         let mut tokens = [OpToken(0); BATCH];
         for ((serial, node), token) in nodes.iter().zip(&mut tokens) {
             *token = self.put_in_hand(InHand { backend, serial: *serial, node: *node });
@@ -324,7 +325,7 @@ impl Engine {
                     op
                 }
             };
-            ops[i] = ReadyOp { token: tokens[i], op };
+            ops[i] = ReadyOp { token: tokens[i], op, fence: false };
         }
         let slot = &mut slots[backend];
         let taken = slot.backend.submit(&ops[..nodes.len()]).min(nodes.len());

@@ -35,6 +35,12 @@ pub enum OpError {
         /// The exponent.
         exponent: u8,
     },
+    /// A change without old and new bytes.
+    #[error("the change of exponent {exponent} has neither old nor new data")]
+    Unchanged {
+        /// The exponent.
+        exponent: u8,
+    },
     /// Nothing is lost, a block is lost twice, or the good parities cannot tell what is lost.
     #[error("what is lost cannot be recovered from the parities given")]
     Unrecoverable,
@@ -73,6 +79,18 @@ pub enum Fault {
     /// The device is gone.
     #[error("the device is gone")]
     Gone,
+    /// It was not started, because an operation before its fence failed.
+    #[error("an operation before its fence failed")]
+    Abandoned,
+    /// It was given up, because it or another one took too long or the device failed.
+    #[error("the operation was given up")]
+    Aborted,
+    /// It did not complete in time.
+    #[error("the operation did not complete in time")]
+    TimedOut,
+    /// The result was not that of the CPU, which a cross-check showed.
+    #[error("the result differed from that of the CPU")]
+    Mismatch,
 }
 
 /// Why a chain failed. Its destinations hold anything.

@@ -24,6 +24,9 @@
 
 mod backend;
 mod chain;
+mod check;
+mod clock;
+pub mod conformance;
 mod engine;
 mod error;
 mod flight;
@@ -32,10 +35,12 @@ mod region;
 mod route;
 mod stats;
 
-pub use backend::{Backend, Caps, Completion, Inline, Limits, OpToken, ReadyOp};
+pub use backend::{Backend, Caps, Completion, Inline, Limits, OpToken, ReadyOp, Revival};
 pub use chain::{Chain, NodeId};
+pub use check::CheckedOp;
+pub use clock::{Clock, Monotonic, Nanos};
 pub use engine::{ChainDone, Engine};
 pub use error::{ChainError, EngineError, Fault, OpError};
-pub use op::{Access, CheckedOp, Lost, Op, OpKind, SOURCES_MAX, Verdict, XorMode};
+pub use op::{Access, Change, Lost, Op, OpKind, Product, SOURCES_MAX, Seed, Verdict, XorMode};
 pub use region::Region;
 pub use stats::{BackendStats, EngineStats};

@@ -1,6 +1,4 @@
-//! The operations, their operands, and what makes one valid.
-
-use std::ops::Deref;
+//! The operations and their operands.
 
 use crate::{OpError, Region};
 
@@ -16,11 +14,41 @@ pub enum XorMode {
     Accumulate,
 }
 
-/// One operation. All regions of an operation have the same length. `data` is indexed by the exponent of
-/// each block's coefficient in Q, and `None` is a block of zeroes.
+/// A data block that changes: an operand of [`Op::PqUpdate`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Change {
+    /// Its exponent, 0 to 254.
+    pub exponent: u8,
+    /// What it was; `None` for zeroes.
+    pub old: Option<Region>,
+    /// What it will be; `None` for zeroes. One of the two is given.
+    pub new: Option<Region>,
+}
+
+/// A block and the factor that it is multiplied by in GF(2^8): an operand of [`Op::GfMulAdd`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Product {
+    /// The factor.
+    pub coefficient: u8,
+    /// The block.
+    pub src: Region,
+}
+
+/// What a CRC goes on from: the CRC of the bytes before, zero where there are none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Seed {
+    /// This value.
+    Value(u32),
+    /// What lies there when the operation starts: 4 bytes, little-endian, as [`Op::Crc32c`] leaves them.
+    From(Region),
+}
+
+/// One operation. All blocks of an operation have the same length; the four bytes of a CRC and its seed
+/// are no blocks. `data` is indexed by the exponent of each block's coefficient in Q, and `None` is a
+/// block of zeroes.
 ///
 /// A destination shares no byte with any other operand; sources may overlap each other at will. The
-/// in-place forms are those that say so: [`XorMode::Accumulate`] and [`Op::PqUpdate`].
+/// in-place forms are those that say so: [`XorMode::Accumulate`], [`Op::PqUpdate`] and [`Op::GfMulAdd`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Op<'a> {
     /// Does nothing: a node that others can depend on.
@@ -71,18 +99,55 @@ pub enum Op<'a> {
         /// Q to check.
         q: Option<Region>,
     },
-    /// `p += old + new`, `q += 2^exponent (old + new)`.
+    /// For each change `p += old + new` and `q += 2^exponent (old + new)`.
     PqUpdate {
-        /// What the data block was.
-        old: Region,
-        /// What it will be.
-        new: Region,
-        /// Its exponent, 0 to 254.
-        exponent: u8,
+        /// 1 to 255 data blocks that change.
+        changes: &'a [Change],
         /// P, updated in place.
         p: Option<Region>,
         /// Q, updated in place.
         q: Option<Region>,
+    },
+    /// `dst += sum(coefficient * src)` in GF(2^8) with the polynomial 0x11d.
+    GfMulAdd {
+        /// 1 to 255 products.
+        products: &'a [Product],
+        /// Destination, in place.
+        dst: Region,
+    },
+    /// Are the two equal? Says [`Verdict::differs`] if not.
+    Compare {
+        /// One.
+        a: Region,
+        /// The other.
+        b: Region,
+    },
+    /// `dst[0] := dst[1] := src`.
+    Dualcast {
+        /// Source.
+        src: Region,
+        /// Destinations.
+        dst: [Region; 2],
+    },
+    /// `crc := CRC-32C of src`, which goes on from the seed.
+    Crc32c {
+        /// Source.
+        src: Region,
+        /// What it goes on from.
+        seed: Seed,
+        /// Where it goes: 4 bytes, little-endian.
+        crc: Region,
+    },
+    /// `dst := src`, and `crc := CRC-32C of src`.
+    CopyCrc32c {
+        /// Source.
+        src: Region,
+        /// Destination.
+        dst: Region,
+        /// What it goes on from.
+        seed: Seed,
+        /// Where the CRC goes: 4 bytes, little-endian.
+        crc: Region,
     },
     /// Recover the lost blocks into their own entries of `data`, `p` and `q`. One lost data block takes P
     /// if that is there and good, else Q; two take both.
@@ -98,8 +163,8 @@ pub enum Op<'a> {
     },
 }
 
-/// The kinds of [`Op`], for capabilities and limits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// The kinds of [`Op`], for capabilities, limits and counters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum OpKind {
     /// [`Op::Notify`]; the engine sees to it itself.
@@ -120,6 +185,64 @@ pub enum OpKind {
     PqUpdate,
     /// [`Op::Recover`].
     Recover,
+    /// [`Op::GfMulAdd`].
+    GfMulAdd,
+    /// [`Op::Compare`].
+    Compare,
+    /// [`Op::Dualcast`].
+    Dualcast,
+    /// [`Op::Crc32c`].
+    Crc32c,
+    /// [`Op::CopyCrc32c`].
+    CopyCrc32c,
+}
+
+impl OpKind {
+    /// The number of kinds; `kind as usize` is below it.
+    pub const COUNT: usize = OpKind::ALL.len();
+
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [OpKind; 14] = [
+        OpKind::Notify,
+        OpKind::Copy,
+        OpKind::Fill,
+        OpKind::Xor,
+        OpKind::XorVal,
+        OpKind::Pq,
+        OpKind::PqVal,
+        OpKind::PqUpdate,
+        OpKind::Recover,
+        OpKind::GfMulAdd,
+        OpKind::Compare,
+        OpKind::Dualcast,
+        OpKind::Crc32c,
+        OpKind::CopyCrc32c,
+    ];
+
+    /// Its name in configurations, counters and logs.
+    pub const fn word(self) -> &'static str {
+        match self {
+            OpKind::Notify => "notify",
+            OpKind::Copy => "copy",
+            OpKind::Fill => "fill",
+            OpKind::Xor => "xor",
+            OpKind::XorVal => "xor_val",
+            OpKind::Pq => "pq",
+            OpKind::PqVal => "pq_val",
+            OpKind::PqUpdate => "pq_update",
+            OpKind::Recover => "recover",
+            OpKind::GfMulAdd => "gf_mul_add",
+            OpKind::Compare => "compare",
+            OpKind::Dualcast => "dualcast",
+            OpKind::Crc32c => "crc32c",
+            OpKind::CopyCrc32c => "copy_crc32c",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn from_word(word: &str) -> Option<OpKind> {
+        OpKind::ALL.into_iter().find(|kind| kind.word() == word)
+    }
 }
 
 /// Which blocks an [`Op::Recover`] recovers.
@@ -165,6 +288,8 @@ pub struct Verdict {
     pub q_bad: bool,
     /// An [`Op::XorVal`] found a sum that is not zero.
     pub xor_nonzero: bool,
+    /// An [`Op::Compare`] found a difference.
+    pub differs: bool,
 }
 
 impl Verdict {
@@ -174,6 +299,7 @@ impl Verdict {
             p_bad: self.p_bad | other.p_bad,
             q_bad: self.q_bad | other.q_bad,
             xor_nonzero: self.xor_nonzero | other.xor_nonzero,
+            differs: self.differs | other.differs,
         }
     }
 }
@@ -200,29 +326,36 @@ impl<'a> Op<'a> {
             Op::PqVal { .. } => OpKind::PqVal,
             Op::PqUpdate { .. } => OpKind::PqUpdate,
             Op::Recover { .. } => OpKind::Recover,
+            Op::GfMulAdd { .. } => OpKind::GfMulAdd,
+            Op::Compare { .. } => OpKind::Compare,
+            Op::Dualcast { .. } => OpKind::Dualcast,
+            Op::Crc32c { .. } => OpKind::Crc32c,
+            Op::CopyCrc32c { .. } => OpKind::CopyCrc32c,
         }
     }
 
     /// Whether a destination's old bytes count: repeating such an operation gives something else.
     pub fn is_in_place(&self) -> bool {
-        matches!(self, Op::Xor { mode: XorMode::Accumulate, .. } | Op::PqUpdate { .. })
+        matches!(self, Op::Xor { mode: XorMode::Accumulate, .. } | Op::PqUpdate { .. } | Op::GfMulAdd { .. })
     }
 
-    /// The number of source blocks, zero blocks and recovered ones included.
+    /// The number of source blocks, zero blocks and recovered ones included. A change counts once.
     pub fn sources(&self) -> usize {
         match self {
             Op::Notify | Op::Fill { .. } => 0,
-            Op::Copy { .. } => 1,
+            Op::Copy { .. } | Op::Dualcast { .. } | Op::Crc32c { .. } | Op::CopyCrc32c { .. } => 1,
+            Op::Compare { .. } => 2,
             Op::Xor { srcs, .. } | Op::XorVal { srcs } => srcs.len(),
             Op::Pq { data, .. } | Op::PqVal { data, .. } | Op::Recover { data, .. } => data.len(),
-            Op::PqUpdate { .. } => 2,
+            Op::PqUpdate { changes, .. } => changes.len(),
+            Op::GfMulAdd { products, .. } => products.len(),
         }
     }
 
-    /// Bytes of every block: that of the first operand, which in a checked operation is that of all.
+    /// Bytes of every block: that of the first one, which in a checked operation is that of all.
     pub fn len(&self) -> usize {
         let mut len = 0;
-        self.each_region(|region, _| {
+        self.each_block(|region, _| {
             len = region.len();
             false
         });
@@ -234,12 +367,27 @@ impl<'a> Op<'a> {
         self.len() == 0
     }
 
-    /// Calls `visit` for each operand until it returns false; returns whether it never did.
+    /// Calls `visit` for each operand, blocks first, until it returns false; returns whether it never did.
     pub fn each_region(&self, mut visit: impl FnMut(Region, Access) -> bool) -> bool {
+        self.each_block(&mut visit)
+            && match *self {
+                Op::Crc32c { seed, crc, .. } | Op::CopyCrc32c { seed, crc, .. } => {
+                    let seeded = match seed {
+                        Seed::Value(_) => true,
+                        Seed::From(seed) => visit(seed, Access::Read),
+                    };
+                    seeded && visit(crc, Access::Write)
+                }
+                _ => true,
+            }
+    }
+
+    /// Calls `visit` for each block until it returns false; returns whether it never did.
+    pub fn each_block(&self, mut visit: impl FnMut(Region, Access) -> bool) -> bool {
         use Access::{Read, Write};
         match *self {
             Op::Notify => true,
-            Op::Copy { src, dst } => visit(src, Read) && visit(dst, Write),
+            Op::Copy { src, dst } | Op::CopyCrc32c { src, dst, .. } => visit(src, Read) && visit(dst, Write),
             Op::Fill { dst, .. } => visit(dst, Write),
             Op::Xor { srcs, dst, .. } => visit(dst, Write) && srcs.iter().all(|src| visit(*src, Read)),
             Op::XorVal { srcs } => srcs.iter().all(|src| visit(*src, Read)),
@@ -250,8 +398,9 @@ impl<'a> Op<'a> {
             Op::PqVal { data, p, q } => {
                 data.iter().copied().chain([p, q]).flatten().all(|src| visit(src, Read))
             }
-            Op::PqUpdate { old, new, p, q, .. } => {
-                visit(old, Read) && visit(new, Read) && p.into_iter().chain(q).all(|dst| visit(dst, Write))
+            Op::PqUpdate { changes, p, q } => {
+                let mut blocks = changes.iter().flat_map(|change| [change.old, change.new]).flatten();
+                p.into_iter().chain(q).all(|dst| visit(dst, Write)) && blocks.all(|src| visit(src, Read))
             }
             Op::Recover { data, p, q, lost } => {
                 let access = |is_lost| if is_lost { Write } else { Read };
@@ -260,6 +409,12 @@ impl<'a> Op<'a> {
                     && p.is_none_or(|p| visit(p, access(lost.p)))
                     && q.is_none_or(|q| visit(q, access(lost.q)))
             }
+            Op::GfMulAdd { products, dst } => {
+                visit(dst, Write) && products.iter().all(|product| visit(product.src, Read))
+            }
+            Op::Compare { a, b } => visit(a, Read) && visit(b, Read),
+            Op::Dualcast { src, dst: [d, e] } => visit(src, Read) && visit(d, Write) && visit(e, Write),
+            Op::Crc32c { src, .. } => visit(src, Read),
         }
     }
 
@@ -269,101 +424,5 @@ impl<'a> Op<'a> {
             other.each_region(|b, other| (access == Access::Read && other == Access::Read) || !a.overlaps(b))
         });
         !disjoint
-    }
-
-    /// Checks all that [`Op`] asks of the operands.
-    pub fn check(self) -> Result<CheckedOp<'a>, OpError> {
-        match self {
-            Op::Notify | Op::Copy { .. } | Op::Fill { .. } => {}
-            Op::Xor { srcs, .. } | Op::XorVal { srcs } => check_count(srcs.len())?,
-            Op::Pq { data, p, q } | Op::PqVal { data, p, q } => {
-                check_count(data.len())?;
-                check_parity(p, q)?;
-            }
-            Op::PqUpdate { exponent, p, q, .. } => {
-                check_parity(p, q)?;
-                if usize::from(exponent) >= SOURCES_MAX {
-                    return Err(OpError::Exponent { exponent });
-                }
-            }
-            Op::Recover { data, p, q, lost } => check_recover(data, p, q, lost)?,
-        }
-        self.check_lengths()?;
-        self.check_overlap()?;
-        Ok(CheckedOp(self))
-    }
-
-    fn check_lengths(&self) -> Result<(), OpError> {
-        let expected = self.len();
-        let mut wrong = None;
-        self.each_region(|region, _| {
-            if region.is_empty() {
-                wrong = Some(OpError::Empty);
-            } else if region.len() != expected {
-                wrong = Some(OpError::Length { expected, found: region.len() });
-            }
-            wrong.is_none()
-        });
-        wrong.map_or(Ok(()), Err)
-    }
-
-    /// A destination overlaps exactly one operand that is an access of the same operation: itself.
-    fn check_overlap(&self) -> Result<(), OpError> {
-        let sound = self.each_region(|dst, access| {
-            if access == Access::Read {
-                return true;
-            }
-            let mut shared = 0;
-            self.each_region(|other, _| {
-                shared += usize::from(dst.overlaps(other));
-                shared <= 1
-            })
-        });
-        if sound { Ok(()) } else { Err(OpError::Overlap) }
-    }
-}
-
-fn check_count(count: usize) -> Result<(), OpError> {
-    if (1..=SOURCES_MAX).contains(&count) { Ok(()) } else { Err(OpError::SourceCount { count }) }
-}
-
-fn check_parity(p: Option<Region>, q: Option<Region>) -> Result<(), OpError> {
-    if p.is_some() || q.is_some() { Ok(()) } else { Err(OpError::NoParity) }
-}
-
-fn check_recover(
-    data: &[Option<Region>],
-    p: Option<Region>,
-    q: Option<Region>,
-    lost: Lost,
-) -> Result<(), OpError> {
-    check_count(data.len())?;
-    for exponent in lost.exponents() {
-        if !data.get(usize::from(exponent)).is_some_and(Option::is_some) {
-            return Err(OpError::Exponent { exponent });
-        }
-    }
-    if (lost.p && p.is_none()) || (lost.q && q.is_none()) {
-        return Err(OpError::NoParity);
-    }
-    let (p_good, q_good) = (p.is_some() && !lost.p, q.is_some() && !lost.q);
-    let solvable = match lost.data {
-        [None, None] => lost.p || lost.q,
-        [Some(x), Some(y)] => x != y && p_good && q_good,
-        [Some(_), None] | [None, Some(_)] => p_good || q_good,
-    };
-    if solvable { Ok(()) } else { Err(OpError::Unrecoverable) }
-}
-
-/// An operation that passed [`Op::check`]: lengths agree, nothing is empty, and no destination shares a
-/// byte with another operand, so that a backend may make slices of the regions.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CheckedOp<'a>(pub(crate) Op<'a>);
-
-impl<'a> Deref for CheckedOp<'a> {
-    type Target = Op<'a>;
-
-    fn deref(&self) -> &Op<'a> {
-        &self.0
     }
 }

@@ -2,7 +2,8 @@
 //! backends say about themselves.
 
 use crate::backend::{Caps, Limits};
-use crate::op::{CheckedOp, Op, XorMode};
+use crate::check::CheckedOp;
+use crate::op::{Change, Op, Product, Seed, XorMode};
 use crate::{OpKind, Region};
 
 /// How an operation is cut: each step takes at most `sources` sources and `len` bytes.
@@ -29,13 +30,13 @@ pub(crate) fn fit(op: &Op<'_>, caps: Caps, limits: impl FnOnce(OpKind) -> Limits
     }
     let limits = limits(kind);
     let (len, sources, align) = (op.len(), op.sources(), limits.align.max(1));
-    let aligned = op.each_region(|r, _| (r.as_ptr() as usize | r.len()).is_multiple_of(align));
+    let aligned = op.each_block(|r, _| (r.as_ptr() as usize | r.len()).is_multiple_of(align));
     if !aligned || len < limits.len_min || (op.is_in_place() && !limits.keeps_on_fault) {
         return None;
     }
     let per_step = if sources <= limits.sources_max {
         sources.max(1)
-    } else if kind == OpKind::Xor && limits.sources_max > 0 {
+    } else if matches!(kind, OpKind::Xor | OpKind::PqUpdate | OpKind::GfMulAdd) && limits.sources_max > 0 {
         limits.sources_max
     } else {
         return None;
@@ -54,6 +55,8 @@ pub(crate) fn fit(op: &Op<'_>, caps: Caps, limits: impl FnOnce(OpKind) -> Limits
 pub(crate) struct Scratch {
     srcs: Vec<Region>,
     data: Vec<Option<Region>>,
+    changes: Vec<Change>,
+    products: Vec<Product>,
 }
 
 /// Step `step` of `op`. The first steps take the sources of the first bytes one group after the other,
@@ -72,7 +75,7 @@ pub(crate) fn step_of<'a>(
     let len = cut.len.min(op.len().saturating_sub(offset));
     // Every region has the length of the operation, so the part is always there.
     let part = |region: Region| region.part(offset, len).unwrap_or(region);
-    let Scratch { srcs: src_room, data: data_room } = scratch;
+    let Scratch { srcs: src_room, data: data_room, changes: change_room, products: product_room } = scratch;
     src_room.clear();
     data_room.clear();
     if let Op::Xor { srcs, .. } | Op::XorVal { srcs } = *op {
@@ -81,7 +84,20 @@ pub(crate) fn step_of<'a>(
     if let Op::Pq { data, .. } | Op::PqVal { data, .. } | Op::Recover { data, .. } = *op {
         data_room.extend(data.iter().map(|block| block.map(part)));
     }
+    change_room.clear();
+    product_room.clear();
+    if let Op::PqUpdate { changes, .. } = *op {
+        let group = changes.iter().skip(group * cut.sources).take(cut.sources);
+        change_room.extend(group.map(|c| Change { old: c.old.map(part), new: c.new.map(part), ..*c }));
+    }
+    if let Op::GfMulAdd { products, .. } = *op {
+        let group = products.iter().skip(group * cut.sources).take(cut.sources);
+        product_room.extend(group.map(|p| Product { src: part(p.src), ..*p }));
+    }
     let (srcs, data) = (&src_room[..], &data_room[..]);
+    let (changes, products) = (&change_room[..], &product_room[..]);
+    // A later step goes on from what the one before left.
+    let seed_of = |seed: Seed, crc: Region| if offset == 0 { seed } else { Seed::From(crc) };
     // Parts of the operands of a checked operation pass the same checks: equal, nonzero lengths, and no
     // bytes shared that were not shared before.
     CheckedOp(match *op {
@@ -95,9 +111,13 @@ pub(crate) fn step_of<'a>(
         Op::XorVal { .. } => Op::XorVal { srcs },
         Op::Pq { p, q, .. } => Op::Pq { data, p: p.map(part), q: q.map(part) },
         Op::PqVal { p, q, .. } => Op::PqVal { data, p: p.map(part), q: q.map(part) },
-        Op::PqUpdate { old, new, exponent, p, q } => {
-            let (p, q) = (p.map(part), q.map(part));
-            Op::PqUpdate { old: part(old), new: part(new), exponent, p, q }
+        Op::PqUpdate { p, q, .. } => Op::PqUpdate { changes, p: p.map(part), q: q.map(part) },
+        Op::GfMulAdd { dst, .. } => Op::GfMulAdd { products, dst: part(dst) },
+        Op::Compare { a, b } => Op::Compare { a: part(a), b: part(b) },
+        Op::Dualcast { src, dst } => Op::Dualcast { src: part(src), dst: dst.map(part) },
+        Op::Crc32c { src, seed, crc } => Op::Crc32c { src: part(src), seed: seed_of(seed, crc), crc },
+        Op::CopyCrc32c { src, dst, seed, crc } => {
+            Op::CopyCrc32c { src: part(src), dst: part(dst), seed: seed_of(seed, crc), crc }
         }
         Op::Recover { p, q, lost, .. } => Op::Recover { data, p: p.map(part), q: q.map(part), lost },
     })

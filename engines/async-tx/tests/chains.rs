@@ -52,7 +52,9 @@ fn a_destination_that_shares_a_byte_with_another_operand_is_refused() {
     assert_eq!(check(Op::Pq { data: &data, p: Some(c), q: Some(c) }), Err(OpError::Overlap));
     assert_eq!(check(Op::Pq { data: &data, p: Some(a), q: None }), Err(OpError::Overlap));
     assert_eq!(check(Op::PqVal { data: &data, p: Some(a), q: Some(a) }), Ok(()), "it only reads");
-    let update = |p, q| Op::PqUpdate { old: a, new: a, exponent: 0, p, q };
+    let change = |exponent| Change { exponent, old: Some(a), new: Some(a) };
+    let changes = [change(0)];
+    let update = |p, q| Op::PqUpdate { changes: &changes, p, q };
     assert_eq!(check(update(Some(a), None)), Err(OpError::Overlap));
     assert_eq!(check(update(Some(b), Some(b))), Err(OpError::Overlap));
     assert_eq!(check(update(Some(b), Some(c))), Ok(()));
@@ -83,9 +85,13 @@ fn counts_exponents_and_missing_parities_are_refused() {
     assert_eq!(check(Op::XorVal { srcs: &[a; 255] }), Ok(()));
     assert_eq!(check(Op::Pq { data: &[Some(a)], p: None, q: None }), Err(OpError::NoParity));
     assert_eq!(check(Op::PqVal { data: &[None], p: None, q: None }), Err(OpError::NoParity));
-    let update = |exponent| Op::PqUpdate { old: a, new: a, exponent, p: None, q: Some(b) };
-    assert_eq!(check(update(254)), Ok(()));
-    assert_eq!(check(update(255)), Err(OpError::Exponent { exponent: 255 }));
+    let update = |exponent, old, new| {
+        check(Op::PqUpdate { changes: &[Change { exponent, old, new }], p: None, q: Some(b) })
+    };
+    assert_eq!(update(254, Some(a), Some(a)), Ok(()));
+    assert_eq!(update(254, None, Some(a)), Ok(()));
+    assert_eq!(update(254, None, None), Err(OpError::Unchanged { exponent: 254 }));
+    assert_eq!(update(255, Some(a), Some(a)), Err(OpError::Exponent { exponent: 255 }));
 }
 
 #[test]
@@ -157,7 +163,7 @@ fn a_chain_gives_back_what_was_pushed_and_nothing_after_clear() {
         Op::XorVal { srcs: &[d, c, b] },
         Op::Pq { data: &data, p, q },
         Op::PqVal { data: &[Some(e)], p, q: None },
-        Op::PqUpdate { old: a, new: b, exponent: 3, p, q },
+        Op::PqUpdate { changes: &[Change { exponent: 3, old: Some(a), new: Some(b) }], p, q },
         Op::Recover { data: &data, p, q, lost: Lost::new(&[0, 2], false, false).unwrap() },
     ];
     let mut chain = Chain::new();

@@ -39,7 +39,8 @@ fn main() -> Outcome<()> {
         let base = memory.as_mut_ptr();
         // SAFETY: four blocks of `memory`, which outlives every chain and is not touched otherwise.
         let [old, new, p, q] = [0, 1, 2, 3].map(|i| unsafe { Region::new(base.add(i * len), len) });
-        let op = Op::PqUpdate { old, new, exponent: 3, p: Some(p), q: Some(q) };
+        let changes = [async_tx::Change { exponent: 3, old: Some(old), new: Some(new) }];
+        let op = Op::PqUpdate { changes: &changes, p: Some(p), q: Some(q) };
         let run = time(|| {
             let mut chain = engine.chain();
             chain.push(op, &[])?;

@@ -1,6 +1,6 @@
 //! Lists of regions as lists of slices, without allocating.
 
-use async_tx::{Region, SOURCES_MAX};
+use async_tx::{Change, Product, Region, SOURCES_MAX};
 
 /// Calls `body` with `blocks` as slices.
 ///
@@ -38,6 +38,55 @@ unsafe fn with_list<const N: usize, R>(
         *entry = unsafe { optional(block) };
     }
     body(list.get(..count).unwrap_or(&[]))
+}
+
+/// Calls `body` with `changes` as slices.
+///
+/// # Safety
+/// As [`with_blocks`], for the old and new blocks.
+pub(crate) unsafe fn with_changes<R>(
+    changes: &[Change],
+    body: impl FnOnce(&[raid6_simd::Change<'_>]) -> R,
+) -> R {
+    let slices = |change: &Change| {
+        // SAFETY: passed on to the caller.
+        let (old, new) = unsafe { (optional(change.old), optional(change.new)) };
+        raid6_simd::Change { exponent: change.exponent, old, new }
+    };
+    let none = raid6_simd::Change { exponent: 0, old: None, new: None };
+    match changes {
+        [one] => body(&[slices(one)]),
+        few if few.len() <= 16 => body(fill(&mut [none; 16], few, slices)),
+        many => body(fill(&mut [none; SOURCES_MAX], many, slices)),
+    }
+}
+
+/// Calls `body` with `products` as slices.
+///
+/// # Safety
+/// As [`with_blocks`].
+pub(crate) unsafe fn with_products<R>(
+    products: &[Product],
+    body: impl FnOnce(&[raid6_simd::Product<'_>]) -> R,
+) -> R {
+    let slices = |product: &Product| {
+        // SAFETY: passed on to the caller.
+        raid6_simd::Product { coefficient: product.coefficient, block: unsafe { product.src.bytes() } }
+    };
+    let none = raid6_simd::Product { coefficient: 0, block: &[] };
+    match products {
+        few if few.len() <= 16 => body(fill(&mut [none; 16], few, slices)),
+        many => body(fill(&mut [none; SOURCES_MAX], many, slices)),
+    }
+}
+
+/// The first entries of `list`, set to what becomes of `items`.
+fn fill<'a, T, S>(list: &'a mut [S], items: &[T], mut make: impl FnMut(&T) -> S) -> &'a [S] {
+    let count = items.len().min(list.len());
+    for (entry, item) in list.iter_mut().zip(items) {
+        *entry = make(item);
+    }
+    list.get(..count).unwrap_or(&[])
 }
 
 /// A block that may be absent, as a slice.

@@ -33,11 +33,12 @@
 mod blocks;
 
 use async_tx::{
-    Backend, Caps, CheckedOp, Completion, Fault, Inline, Limits, Lost, Op, OpKind, ReadyOp, Region, Verdict,
+    Backend, Caps, CheckedOp, Completion, Fault, Inline, Limits, Lost, Nanos, Op, OpKind, ReadyOp, Region,
+    Revival, Seed, Verdict,
 };
-use raid6_simd::{Change, Error, Kernels, LostData, Parity};
+use raid6_simd::{Error, Kernels, LostData, Parity};
 
-use crate::blocks::{optional, with_blocks};
+use crate::blocks::{optional, with_blocks, with_changes, with_products};
 
 /// The CPU, with the kernels it was given.
 #[derive(Debug, Default)]
@@ -91,7 +92,7 @@ impl Backend for CpuBackend {
     }
 
     fn submit(&mut self, ops: &[ReadyOp<'_>]) -> usize {
-        for ReadyOp { token, op } in ops {
+        for ReadyOp { token, op, .. } in ops {
             let result = self.execute(op);
             self.done.push(Completion { token: *token, result });
         }
@@ -100,6 +101,13 @@ impl Backend for CpuBackend {
 
     fn reap(&mut self, done: &mut Vec<Completion>) {
         done.append(&mut self.done);
+    }
+
+    /// Nothing is to be given up: what was taken has run.
+    fn abort(&mut self) {}
+
+    fn revive(&mut self, _now: Nanos) -> Revival {
+        Revival::Ready
     }
 }
 
@@ -150,18 +158,61 @@ fn execute(kernels: &Kernels, op: &CheckedOp<'_>) -> Result<Verdict, Error> {
             }?;
             (verdict.p_bad, verdict.q_bad) = (bad.p, bad.q);
         }
-        Op::PqUpdate { old, new, exponent, p, q } => {
+        Op::PqUpdate { changes, p, q } => {
             // SAFETY: a checked operation in hand.
             unsafe {
                 let (p, q) = (p.map(|p| p.bytes_mut()), q.map(|q| q.bytes_mut()));
-                let change = Change { exponent, old: Some(old.bytes()), new: Some(new.bytes()) };
-                kernels.pq_update(&[change], p, q)
+                with_changes(changes, |changes| kernels.pq_update(changes, p, q))
             }?;
+        }
+        Op::GfMulAdd { products, dst } => {
+            // SAFETY: a checked operation in hand.
+            unsafe { with_products(products, |products| kernels.gf_mul_add(products, dst.bytes_mut())) }?;
+        }
+        Op::Compare { a, b } => {
+            // SAFETY: a checked operation in hand; it only reads.
+            verdict.differs = unsafe { a.bytes() != b.bytes() };
+        }
+        Op::Dualcast { src, dst: [d, e] } => {
+            // SAFETY: a checked operation in hand; the lengths are equal.
+            unsafe {
+                d.bytes_mut().copy_from_slice(src.bytes());
+                e.bytes_mut().copy_from_slice(src.bytes());
+            }
+        }
+        Op::Crc32c { src, seed, crc } => {
+            // SAFETY: a checked operation in hand; seed and CRC have 4 bytes.
+            unsafe {
+                crc.bytes_mut().copy_from_slice(&kernels.crc32c(value(seed), src.bytes()).to_le_bytes())
+            };
+        }
+        Op::CopyCrc32c { src, dst, seed, crc } => {
+            // SAFETY: a checked operation in hand; seed and CRC have 4 bytes.
+            unsafe {
+                let sum = kernels.copy_crc32c(value(seed), src.bytes(), dst.bytes_mut())?;
+                crc.bytes_mut().copy_from_slice(&sum.to_le_bytes());
+            }
         }
         // SAFETY: a checked operation in hand.
         Op::Recover { data, p, q, lost } => unsafe { recover(kernels, data, p, q, lost) }?,
     }
     Ok(verdict)
+}
+
+/// What a CRC goes on from.
+///
+/// # Safety
+/// The seed is that of a checked operation in hand.
+unsafe fn value(seed: Seed) -> u32 {
+    match seed {
+        Seed::Value(value) => value,
+        Seed::From(region) => {
+            let mut bytes = [0; 4];
+            // SAFETY: an operand of a checked operation in hand has the 4 bytes that the check asks for.
+            unsafe { bytes.copy_from_slice(region.bytes()) };
+            u32::from_le_bytes(bytes)
+        }
+    }
 }
 
 /// [`Op::Recover`].

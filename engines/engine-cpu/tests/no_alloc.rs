@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use async_tx::{ChainDone, Engine, Lost, Op, Region, XorMode};
+use async_tx::{ChainDone, Change, Engine, Lost, Op, Region, XorMode};
 use engine_cpu::CpuBackend;
 
 thread_local! {
@@ -40,7 +40,8 @@ fn round(
     let data = [Some(a), Some(b), None, Some(c), Some(d)];
     let (p, q) = (Some(p), Some(q));
     let mut chain = engine.chain();
-    let update = chain.push(Op::PqUpdate { old, new: a, exponent: 0, p, q }, &[])?;
+    let update = chain
+        .push(Op::PqUpdate { changes: &[Change { exponent: 0, old: Some(old), new: Some(a) }], p, q }, &[])?;
     chain.push(Op::Copy { src: a, dst: old }, &[update])?;
     chain.push_next(Op::Pq { data: &data, p, q })?;
     chain.push_next(Op::PqVal { data: &data, p, q })?;

@@ -73,7 +73,7 @@ impl Backend for Late {
     fn submit(&mut self, ops: &[ReadyOp<'_>]) -> usize {
         let limits = self.habits.limits;
         let taken = ops.len().min(self.habits.queue - self.held.len());
-        for ReadyOp { token, op } in &ops[..taken] {
+        for ReadyOp { token, op, .. } in &ops[..taken] {
             assert!(self.habits.caps.has(op.kind()) && op.sources() <= limits.sources_max, "{op:?}");
             assert!(op.len() <= limits.len_max && op.len().is_multiple_of(limits.align), "{op:?}");
             let clash = self.held.iter().any(|(_, held)| held.op(0).unwrap().conflicts_with(op));
@@ -100,5 +100,11 @@ impl Backend for Late {
                 }
             }
         }
+    }
+
+    fn abort(&mut self) {}
+
+    fn revive(&mut self, _now: Nanos) -> Revival {
+        Revival::Failed
     }
 }

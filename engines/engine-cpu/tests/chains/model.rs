@@ -1,7 +1,7 @@
 //! The oracle: each operation interpreted byte by byte on a plain vector, lost bytes found by trying all
 //! values against the definitions of P and Q.
 
-use async_tx::{Chain, Lost, Op, Region, Verdict, XorMode};
+use async_tx::{Chain, Change, Lost, Op, Region, Verdict, XorMode};
 use raid6_simd::gf;
 
 use crate::world::World;
@@ -72,13 +72,16 @@ impl Column<'_> {
                 verdict.p_bad = p.is_some_and(|p| self.get(p) != parity.0);
                 verdict.q_bad = q.is_some_and(|q| self.get(q) != parity.1);
             }
-            Op::PqUpdate { old, new, exponent, p, q } => {
-                let delta = self.get(old) ^ self.get(new);
-                self.set(p, p.map_or(0, |p| self.get(p)) ^ delta);
-                let q_delta = gf::mul(gf::exp(usize::from(exponent)), delta);
-                self.set(q, q.map_or(0, |q| self.get(q)) ^ q_delta);
+            Op::PqUpdate { changes, p, q } => {
+                for Change { exponent, old, new } in changes {
+                    let delta = old.map_or(0, |old| self.get(old)) ^ new.map_or(0, |new| self.get(new));
+                    self.set(p, p.map_or(0, |p| self.get(p)) ^ delta);
+                    let q_delta = gf::mul(gf::exp(usize::from(*exponent)), delta);
+                    self.set(q, q.map_or(0, |q| self.get(q)) ^ q_delta);
+                }
             }
             Op::Recover { data, p, q, lost } => self.recover(data, p, q, lost),
+            other => unimplemented!("{other:?}"),
         }
         verdict
     }

@@ -39,6 +39,12 @@ impl Backend for Manual {
         let ended = std::mem::take(&mut self.0.lock().unwrap().ended);
         done.extend(ended.into_iter().map(|token| Completion { token, result: Ok(Verdict::default()) }));
     }
+
+    fn abort(&mut self) {}
+
+    fn revive(&mut self, _now: Nanos) -> Revival {
+        Revival::Failed
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Memory for chains, and random chains over it.
 
-use async_tx::{Chain, Lost, NodeId, Op, Region, XorMode};
+use async_tx::{Chain, Change, Lost, NodeId, Op, Region, XorMode};
 
 /// SplitMix64.
 #[derive(Clone)]
@@ -144,7 +144,8 @@ impl World {
             }
             7 => {
                 let (old, new, exponent) = (source(rng), source(rng), rng.below(255) as u8);
-                chain.push(Op::PqUpdate { old, new, exponent, p, q }, deps)
+                let change = Change { exponent, old: Some(old), new: Some(new) };
+                chain.push(Op::PqUpdate { changes: &[change], p, q }, deps)
             }
             _ => {
                 let x = rng.below(n);

@@ -1,0 +1,127 @@
+//! What makes an operation valid.
+
+use std::ops::Deref;
+
+use crate::op::{Access, Change, Lost, Op, SOURCES_MAX, Seed};
+use crate::{OpError, Region};
+
+impl<'a> Op<'a> {
+    /// Checks all that [`Op`] asks of the operands.
+    pub fn check(self) -> Result<CheckedOp<'a>, OpError> {
+        match self {
+            Op::Notify | Op::Copy { .. } | Op::Fill { .. } | Op::Compare { .. } | Op::Dualcast { .. } => {}
+            Op::Xor { srcs, .. } | Op::XorVal { srcs } => check_count(srcs.len())?,
+            Op::Pq { data, p, q } | Op::PqVal { data, p, q } => {
+                check_count(data.len())?;
+                check_parity(p, q)?;
+            }
+            Op::PqUpdate { changes, p, q } => {
+                check_count(changes.len())?;
+                check_parity(p, q)?;
+                changes.iter().try_for_each(check_change)?;
+            }
+            Op::GfMulAdd { products, .. } => check_count(products.len())?,
+            Op::Crc32c { seed, crc, .. } | Op::CopyCrc32c { seed, crc, .. } => check_crc(seed, crc)?,
+            Op::Recover { data, p, q, lost } => check_recover(data, p, q, lost)?,
+        }
+        self.check_lengths()?;
+        self.check_overlap()?;
+        Ok(CheckedOp(self))
+    }
+
+    fn check_lengths(&self) -> Result<(), OpError> {
+        let expected = self.len();
+        let mut wrong = None;
+        self.each_block(|region, _| {
+            if region.is_empty() {
+                wrong = Some(OpError::Empty);
+            } else if region.len() != expected {
+                wrong = Some(OpError::Length { expected, found: region.len() });
+            }
+            wrong.is_none()
+        });
+        wrong.map_or(Ok(()), Err)
+    }
+
+    /// A destination overlaps exactly one operand that is an access of the same operation: itself.
+    fn check_overlap(&self) -> Result<(), OpError> {
+        let sound = self.each_region(|dst, access| {
+            if access == Access::Read {
+                return true;
+            }
+            let mut shared = 0;
+            self.each_region(|other, _| {
+                shared += usize::from(dst.overlaps(other));
+                shared <= 1
+            })
+        });
+        if sound { Ok(()) } else { Err(OpError::Overlap) }
+    }
+}
+
+fn check_count(count: usize) -> Result<(), OpError> {
+    if (1..=SOURCES_MAX).contains(&count) { Ok(()) } else { Err(OpError::SourceCount { count }) }
+}
+
+fn check_change(change: &Change) -> Result<(), OpError> {
+    let Change { exponent, old, new } = *change;
+    if usize::from(exponent) >= SOURCES_MAX {
+        return Err(OpError::Exponent { exponent });
+    }
+    if old.is_none() && new.is_none() { Err(OpError::Unchanged { exponent }) } else { Ok(()) }
+}
+
+/// Bytes of a CRC in memory.
+const CRC_BYTES: usize = 4;
+
+fn check_crc(seed: Seed, crc: Region) -> Result<(), OpError> {
+    let lengths = match seed {
+        Seed::Value(_) => [crc.len(), CRC_BYTES],
+        Seed::From(seed) => [crc.len(), seed.len()],
+    };
+    match lengths.into_iter().find(|len| *len != CRC_BYTES) {
+        Some(found) => Err(OpError::Length { expected: CRC_BYTES, found }),
+        None => Ok(()),
+    }
+}
+
+fn check_parity(p: Option<Region>, q: Option<Region>) -> Result<(), OpError> {
+    if p.is_some() || q.is_some() { Ok(()) } else { Err(OpError::NoParity) }
+}
+
+fn check_recover(
+    data: &[Option<Region>],
+    p: Option<Region>,
+    q: Option<Region>,
+    lost: Lost,
+) -> Result<(), OpError> {
+    check_count(data.len())?;
+    for exponent in lost.exponents() {
+        if !data.get(usize::from(exponent)).is_some_and(Option::is_some) {
+            return Err(OpError::Exponent { exponent });
+        }
+    }
+    if (lost.p && p.is_none()) || (lost.q && q.is_none()) {
+        return Err(OpError::NoParity);
+    }
+    let (p_good, q_good) = (p.is_some() && !lost.p, q.is_some() && !lost.q);
+    let solvable = match lost.data {
+        [None, None] => lost.p || lost.q,
+        [Some(x), Some(y)] => x != y && p_good && q_good,
+        [Some(_), None] | [None, Some(_)] => p_good || q_good,
+    };
+    if solvable { Ok(()) } else { Err(OpError::Unrecoverable) }
+}
+
+/// An operation that passed [`Op::check`]: lengths agree, nothing is empty, and no destination shares a
+/// byte with another operand, so that a backend may make slices of the regions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CheckedOp<'a>(pub(crate) Op<'a>);
+
+impl<'a> Deref for CheckedOp<'a> {
+    type Target = Op<'a>;
+
+    fn deref(&self) -> &Op<'a> {
+        &self.0
+    }
+}

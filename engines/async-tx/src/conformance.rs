@@ -1,0 +1,1 @@
+//! What every [`crate::Backend`] has to pass.
