@@ -404,7 +404,8 @@ impl Descriptor {
             }
             Outcome::BatchPageFault { completed, .. } if opcode == Opcode::Batch => {
                 let left = self.size().checked_sub(completed).filter(|left| *left >= BATCH_MIN)?;
-                let mut rest = self.advanced(at::SOURCE, u64::from(completed).checked_mul(LIST_ALIGN as u64)?)?;
+                let mut rest =
+                    self.advanced(at::SOURCE, u64::from(completed).checked_mul(LIST_ALIGN as u64)?)?;
                 rest.set_field(at::SIZE, left.to_le_bytes());
                 Some(rest)
             }

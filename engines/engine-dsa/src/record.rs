@@ -209,8 +209,7 @@ impl RecordView {
 
     /// Of an operation that failed for its flags: which the device does not take.
     pub fn invalid_flags(&self) -> Option<u32> {
-        (self.status() & status::CODE == status::BAD_FLAGS)
-            .then(|| self.word(record_at::VALUE) & 0x00ff_ffff)
+        (self.status() & status::CODE == status::BAD_FLAGS).then(|| self.word(record_at::VALUE) & 0x00ff_ffff)
     }
 
     /// Of a DIF operation that found a mismatch: which, and where.
