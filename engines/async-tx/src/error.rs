@@ -79,6 +79,13 @@ pub enum Fault {
     /// The device is gone.
     #[error("the device is gone")]
     Gone,
+    /// The backend is healthy but did not do this one to its end: a page was missing, or its device turned
+    /// out not to take such operands. The destinations hold anything. Like [`Fault::Abandoned`], and unlike
+    /// every other fault, this is no reason to quarantine the backend: the operation runs on the CPU, after
+    /// its predecessors ended, and the backend goes on. What a backend declines for good leaves its
+    /// [`caps`](crate::Backend::caps) at once.
+    #[error("the backend did not do this operation")]
+    Declined,
     /// It was not started, because an operation before its fence failed.
     #[error("an operation before its fence failed")]
     Abandoned,
