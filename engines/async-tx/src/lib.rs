@@ -34,6 +34,7 @@ mod op;
 mod region;
 mod route;
 mod stats;
+mod thresholds;
 
 pub use backend::{Backend, Caps, Completion, Inline, Limits, OpToken, ReadyOp, Revival};
 pub use chain::{Chain, NodeId};
@@ -43,4 +44,8 @@ pub use engine::{ChainDone, Engine};
 pub use error::{ChainError, EngineError, Fault, OpError};
 pub use op::{Access, Change, Lost, Op, OpKind, Product, SOURCES_MAX, Seed, Verdict, XorMode};
 pub use region::Region;
+pub use route::{
+    Candidate, Choice, Cut, FAR_FACTOR, Health, Place, Profile, Question, Reason, SWITCH_FACTOR, route,
+};
 pub use stats::{BackendStats, EngineStats};
+pub use thresholds::{Policies, Policy, PolicyError, Thresholds};
