@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod engines;
 mod name;
 mod problem;
 mod reader;
@@ -17,6 +18,7 @@ mod size;
 mod suggest;
 
 pub use address::{Address, AddressError};
+pub use engines::{Dsa, Engines, Offload, QueueName, QueueNameError, Threshold};
 pub use name::{NameError, VolumeName};
 pub use problem::{ConfigError, Problem, Problems};
 pub use schema::{Assemble, Cache, Config, Direct, Io, IoEngine, Kernel, Key, Limits, Sync, documented_keys};

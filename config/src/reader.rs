@@ -6,6 +6,7 @@ use std::ops::{Range, RangeInclusive};
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::engines::Threshold;
 use crate::problem::Problem;
 use crate::schema::Key;
 use crate::size::Size;
@@ -76,20 +77,27 @@ impl<'s> Reader<'s> {
         kept
     }
 
-    /// Notes keys that no one reads, with a hint at what was probably meant.
-    pub(crate) fn unknown_keys(&mut self, section: Section<'_>, keys: &[Key]) {
+    /// Notes a key of which there is more to say than that it is not known.
+    pub(crate) fn refused_key(&mut self, section: Section<'_>, key: &str, message: String, help: &str) {
+        let found = section.table.and_then(|table| table.iter().find(|(name, _)| name.get_ref() == key));
+        if let Some((name, _)) = found {
+            self.problem(name.span(), message, help);
+        }
+    }
+
+    /// Notes keys that no one reads, with a hint at what was probably meant; but for those of `refused`,
+    /// of which [`refused_key`](Self::refused_key) says more.
+    pub(crate) fn unknown_keys(&mut self, section: Section<'_>, keys: &[Key], refused: &[&str]) {
         let Some(table) = section.table else { return };
         for (key, _) in table.iter() {
             let word: &str = key.get_ref();
             let here = |known: &&Key| known.section == section.name;
-            let mut sections: Vec<&str> = keys.iter().map(|k| k.section).filter(|s| !s.is_empty()).collect();
+            let mut sections: Vec<&str> =
+                keys.iter().filter_map(|known| section_within(known.section, section.name)).collect();
             sections.dedup();
             let names = keys.iter().filter(here).map(|known| known.name);
-            let names: Vec<&str> = match section.name {
-                "" => names.chain(sections).collect(),
-                _ => names.collect(),
-            };
-            if names.contains(&word) {
+            let names: Vec<&str> = names.chain(sections).collect();
+            if names.contains(&word) || refused.contains(&word) {
                 continue;
             }
             let place =
@@ -108,12 +116,13 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// The sub-table `name` of the document.
-    pub(crate) fn section<'t>(&mut self, top: Section<'t>, name: &'static str) -> Section<'t> {
-        let table = top.value(name).and_then(|value| match value.get_ref() {
+    /// The section `name`, whose last word is a key of `parent`.
+    pub(crate) fn section<'t>(&mut self, parent: Section<'t>, name: &'static str) -> Section<'t> {
+        let key = name.rsplit('.').next().unwrap_or(name);
+        let table = parent.value(key).and_then(|value| match value.get_ref() {
             DeValue::Table(table) => Some(table),
             _ => {
-                self.wrong_type(name, value, &format!("a section, written [{name}]"));
+                self.wrong_type(key, value, &format!("a section, written [{name}]"));
                 None
             }
         });
@@ -207,6 +216,33 @@ impl<'s> Reader<'s> {
         None
     }
 
+    /// From what size on something is done: `"auto"`, `"never"` or a size up to `max`.
+    pub(crate) fn threshold(&mut self, section: Section<'_>, key: &str, max: Size) -> Threshold {
+        const WORDS: [&str; 2] = ["auto", "never"];
+        let Some(value) = section.value(key) else { return Threshold::Auto };
+        let wanted = "\"auto\", \"never\" or a size such as \"64KiB\"";
+        match value.get_ref() {
+            DeValue::String(text) if text == "auto" => Threshold::Auto,
+            DeValue::String(text) if text == "never" => Threshold::Never,
+            DeValue::String(text) if text.starts_with(|c: char| c.is_alphabetic()) => {
+                let help = match nearest(text, WORDS) {
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None => format!("it must be {wanted}"),
+                };
+                self.problem(value.span(), format!("`{key}` cannot be \"{text}\""), help);
+                Threshold::Auto
+            }
+            DeValue::String(_) | DeValue::Integer(_) => {
+                let size = self.size(section, key, Size::from_bytes(0)..=max, 1);
+                size.map_or(Threshold::Auto, Threshold::From)
+            }
+            _ => {
+                self.wrong_type(key, value, wanted);
+                Threshold::Auto
+            }
+        }
+    }
+
     /// One word out of a list.
     pub(crate) fn word<T: Copy>(
         &mut self,
@@ -289,6 +325,15 @@ impl<'s> Reader<'s> {
     pub(crate) fn span(section: Section<'_>, key: &str) -> Range<usize> {
         section.value(key).map_or(0..0, Spanned::span)
     }
+}
+
+/// The key by which `section` stands in `parent`, if it stands there.
+fn section_within(section: &'static str, parent: &str) -> Option<&'static str> {
+    let name = match parent {
+        "" => Some(section),
+        _ => section.strip_prefix(parent)?.strip_prefix('.'),
+    };
+    name.and_then(|name| name.split('.').next()).filter(|name| !name.is_empty())
 }
 
 fn listed(words: &[&str]) -> String {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use crate::address::{Address, check_socket_path};
+use crate::engines::{self, Engines};
 use crate::name::VolumeName;
 use crate::problem::{ConfigError, Problem, Problems};
 use crate::reader::{Reader, Section};
@@ -41,6 +42,8 @@ pub struct Config {
     pub cache: Cache,
     /// Resync and rebuild.
     pub sync: Sync,
+    /// Accelerators.
+    pub engines: Engines,
     /// What clients may use up.
     pub limits: Limits,
 }
@@ -150,7 +153,7 @@ pub struct Limits {
 /// One key that the file may hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Key {
-    /// The section, without brackets; empty above the first section.
+    /// The section, without brackets, `a.b` for a section within one; empty above the first section.
     pub section: &'static str,
     /// The key.
     pub name: &'static str,
@@ -178,6 +181,18 @@ const KEYS: &[Key] = &[
     Key { section: "limits", name: "bytes_per_connection" },
     Key { section: "limits", name: "handshake_s" },
     Key { section: "limits", name: "stall_s" },
+    Key { section: "engines", name: "dsa" },
+    Key { section: "engines", name: "queues" },
+    Key { section: "engines", name: "cross_check" },
+    Key { section: "engines", name: "timeout_ms" },
+    Key { section: "engines", name: "dsa_sysfs" },
+    Key { section: "engines", name: "dsa_dev" },
+    Key { section: "engines.offload", name: "copy" },
+    Key { section: "engines.offload", name: "fill" },
+    Key { section: "engines.offload", name: "compare" },
+    Key { section: "engines.offload", name: "dualcast" },
+    Key { section: "engines.offload", name: "crc32c" },
+    Key { section: "engines.offload", name: "copy_crc32c" },
 ];
 
 /// Every key that a configuration may hold, in the order of the example.
@@ -272,6 +287,7 @@ impl Config {
             io: Io::default(),
             cache: Cache::default(),
             sync: Sync::default(),
+            engines: Engines::default(),
             limits: Limits::default(),
         }
     }
@@ -355,9 +371,12 @@ fn read_all(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_ok: b
     let cache = reader.section(top, "cache");
     let sync = reader.section(top, "sync");
     let limits = reader.section(top, "limits");
-    for section in [top, assemble, io, cache, sync, limits] {
-        reader.unknown_keys(section, KEYS);
+    let engines = reader.section(top, "engines");
+    let offload = reader.section(engines, "engines.offload");
+    for section in [top, assemble, io, cache, sync, limits, engines] {
+        reader.unknown_keys(section, KEYS, &[]);
     }
+    reader.unknown_keys(offload, KEYS, engines::refused_offloads());
     let insecure = reader.flag(top, "insecure", false);
     let (listen, control) = read_sockets(reader, top, insecure);
     let safe_mode_ms =
@@ -380,6 +399,7 @@ fn read_all(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_ok: b
         },
         cache: read_cache(reader, cache),
         sync: read_sync(reader, sync),
+        engines: engines::read(reader, engines, offload, base),
         limits: read_limits(reader, limits),
     }
 }
@@ -404,7 +424,7 @@ fn read_members(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_o
 
 /// Without `.` and doubled slashes, so that equal paths compare equal. `..` stays: what it means
 /// depends on links.
-fn tidy_path(path: &Path) -> PathBuf {
+pub(crate) fn tidy_path(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
 }
 

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use uraid_config::{Address, Config, ConfigError, EXAMPLE, Kernel, Problems, Size, documented_keys};
+use uraid_config::{
+    Address, Config, ConfigError, Dsa, EXAMPLE, Engines, Kernel, Problems, Size, Threshold, documented_keys,
+};
 
 fn parse(source: &str) -> Result<Config, String> {
     Config::parse(source, Path::new("/etc/uraid"))
@@ -151,7 +153,7 @@ fn every_key_checks_its_type() {
         let wanted = format!("`{}` is a datetime", key.name);
         assert!(found.iter().any(|p| p.contains(&wanted)), "{source} gave {found:?}");
     }
-    for section in ["assemble", "io", "cache", "sync", "limits"] {
+    for section in ["assemble", "io", "cache", "sync", "limits", "engines", "engines.offload"] {
         let found = problems(&format!("{section} = 3\n"));
         assert!(found.iter().any(|p| p.contains("it must be a section")), "{section}: {found:?}");
     }
@@ -172,11 +174,67 @@ fn numbers_outside_their_range_are_refused() {
         ("cache", "request_bytes = 67108865"),
         ("sync", "stripes_in_flight = 0"),
         ("cache", "stripes_bytes = -5"),
+        ("engines", "cross_check = 1000001"),
+        ("engines", "timeout_ms = 0"),
+        ("engines.offload", "copy = -1"),
+        ("engines.offload", "fill = '2T'"),
     ] {
         let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
         let found = problems(&format!("members = ['/a']\n{header}{line}\n"));
         assert_eq!(found.len(), 1, "{line}: {found:?}");
     }
+}
+
+#[test]
+fn engines_arrive() {
+    let config = parse(
+        "members = ['/a']\n[engines]\ndsa = 'require'\nqueues = ['wq0.1', 'wq3.0']\ncross_check = 7\n\
+         timeout_ms = 20\ndsa_sysfs = 'fake/sysfs'\ndsa_dev = '/fake//dev'\n[engines.offload]\n\
+         copy = 4096\nfill = '64KiB'\ncompare = 'never'\ndualcast = 0\ncrc32c = 'auto'\n",
+    )
+    .unwrap();
+    let Engines { dsa, queues, cross_check, timeout, dsa_sysfs, dsa_dev, offload } = config.engines;
+    assert_eq!((dsa, cross_check, timeout), (Dsa::Require, 7, Duration::from_millis(20)));
+    assert_eq!(queues.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["wq0.1", "wq3.0"]);
+    assert_eq!(dsa_sysfs, Some("/etc/uraid/fake/sysfs".into()));
+    assert_eq!(dsa_dev, Some("/fake/dev".into()));
+    let size = |bytes| Threshold::From(Size::from_bytes(bytes));
+    let expected = [
+        ("copy", size(4096)),
+        ("fill", size(65536)),
+        ("compare", Threshold::Never),
+        ("dualcast", size(0)),
+        ("crc32c", Threshold::Auto),
+        ("copy_crc32c", Threshold::Auto),
+    ];
+    assert_eq!(offload.entries(), expected);
+}
+
+#[test]
+fn what_no_dsa_can_do_is_refused_with_the_reason() {
+    let help =
+        "remove it: parity is always computed on the CPU, by what `kernel` above the first [section] says";
+    let found = problems(
+        "members = ['/a']\ncross_check = 1\n[engines]\ndsa = 'on'\nqueues = ['wq0', 'wq0.0', 'wq0.0']\n\
+         copy = 'auto'\nofload = 1\n[engines.offload]\ncoppy = 'auto'\nxor = 'auto'\npq = 4096\n\
+         fill = 'nevr'\ncompare = 'sometimes'\ncrc32c = true\ndualcast = '4KB'\n",
+    );
+    let expected = [
+        "2:1 unknown key `cross_check` / `cross_check` belongs in [engines]".to_owned(),
+        "4:7 `dsa` cannot be \"on\" / it must be one of auto, off, require".to_owned(),
+        "5:11 `queues` cannot hold \"wq0\" / a work queue is named wqD.Q, as in wq0.0; `uraid engines` shows those of this machine".to_owned(),
+        "5:27 \"wq0.0\" is in `queues` twice / remove one of them".to_owned(),
+        "6:1 unknown key `copy` in [engines] / `copy` belongs in [engines.offload]".to_owned(),
+        "7:1 unknown key `ofload` in [engines] / did you mean `offload`?".to_owned(),
+        "9:1 unknown key `coppy` in [engines.offload] / did you mean `copy`?".to_owned(),
+        format!("10:1 `xor` cannot be offloaded: DSA has no such operation / {help}"),
+        format!("11:1 `pq` cannot be offloaded: DSA has no such operation / {help}"),
+        "12:8 `fill` cannot be \"nevr\" / did you mean \"never\"?".to_owned(),
+        "13:11 `compare` cannot be \"sometimes\" / it must be \"auto\", \"never\" or a size such as \"64KiB\"".to_owned(),
+        "14:10 `crc32c` is a boolean / it must be \"auto\", \"never\" or a size such as \"64KiB\"".to_owned(),
+        "15:12 `dualcast` is not a size / KB, MB, GB and TB are ambiguous; write KiB, MiB, GiB or TiB for powers of 1024".to_owned(),
+    ];
+    assert_eq!(found, expected);
 }
 
 #[test]
