@@ -2,17 +2,25 @@
 //!
 //! Steps are pushed in order and no dependency is named: a chain gives the result of its order of pushes
 //! and lets operations that touch no common memory overlap, which is just what a plan asks for.
+//!
+//! Two things are said in another way than the plan says them, with the same result:
+//! - **Zeroes.** Where the source is the strip of zeroes the bytes are filled, not copied: it spares
+//!   reading, and a device that fills needs no source. To parity a block of zeroes is no block at all, and
+//!   the parity of nothing but zeroes is zeroes.
+//! - **Updates of the same parity.** Steps that follow each other and change the same bytes of P and Q
+//!   through different data become one operation, which passes over P and Q once. The steps' data moves
+//!   come after it; see [`Lowering::joins`] for when that is the same.
 
-use async_tx::{Chain, ChainError, Change, Lost, Op, OpError, Region};
+use async_tx::{Chain, ChainError, Change, Lost, Op, OpError, Region, SOURCES_MAX};
 use thiserror::Error;
-use uraid_core::{LostBlocks, Mem, Step, Verdict};
+use uraid_core::{LostBlocks, Mem, Place, Step, Verdict};
 
 use crate::memory::BadMem;
 
 /// A plan that is no chain. The core broke its word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum LowerError {
-    /// It names memory that does not exist.
+    /// It names memory that does not exist, or the zeroes as a destination.
     #[error(transparent)]
     Mem(#[from] BadMem),
     /// It asks for an operation that makes no sense.
@@ -26,64 +34,184 @@ impl From<OpError> for LowerError {
     }
 }
 
-/// Appends the steps of `plan` to `chain`; `region` says what a name stands for.
-///
-/// # Errors
-/// [`LowerError`]; the chain is then of no use.
-pub(crate) fn lower(
-    plan: &[Step],
-    chain: &mut Chain,
-    region: impl Fn(Mem) -> Result<Region, BadMem>,
-) -> Result<(), LowerError> {
-    let mut blocks = Vec::new();
-    for step in plan {
-        lower_step(step, chain, &mut blocks, &region)?;
-    }
-    Ok(())
+/// What a name stands for.
+trait Regions: Fn(Mem) -> Result<Region, BadMem> {}
+
+impl<F: Fn(Mem) -> Result<Region, BadMem>> Regions for F {}
+
+/// A step's data move: `dst := src`, or zeroes without a source.
+#[derive(Clone, Copy, Debug)]
+struct Move {
+    src: Option<Region>,
+    dst: Region,
 }
 
-fn lower_step(
-    step: &Step,
-    chain: &mut Chain,
-    blocks: &mut Vec<Option<Region>>,
-    region: &impl Fn(Mem) -> Result<Region, BadMem>,
-) -> Result<(), LowerError> {
-    let maybe = |mem: &Option<Mem>| mem.map(region).transpose();
-    let mut gather = |data: &[Option<Mem>]| -> Result<(), BadMem> {
-        blocks.clear();
-        data.iter().try_for_each(|mem| {
-            blocks.push(maybe(mem)?);
+/// Turns plans into chains. It is kept from plan to plan for its lists, so that a plan costs no allocation
+/// once they are long enough.
+#[derive(Default, Debug)]
+pub(crate) struct Lowering {
+    blocks: Vec<Option<Region>>,
+    /// The update that is being gathered: of these parities, through these changes; and its data moves.
+    parity: (Option<Region>, Option<Region>),
+    changes: Vec<Change>,
+    moves: Vec<Move>,
+}
+
+impl Lowering {
+    /// Appends the steps of `plan` to `chain`; `region` says what a name stands for.
+    ///
+    /// # Errors
+    /// [`LowerError`]; the chain is then of no use.
+    pub(crate) fn lower(
+        &mut self,
+        plan: &[Step],
+        chain: &mut Chain,
+        region: impl Fn(Mem) -> Result<Region, BadMem>,
+    ) -> Result<(), LowerError> {
+        self.changes.clear();
+        self.moves.clear();
+        for step in plan {
+            self.step(step, chain, &region)?;
+        }
+        self.flush(chain)
+    }
+
+    fn step(&mut self, step: &Step, chain: &mut Chain, region: &impl Regions) -> Result<(), LowerError> {
+        if let Step::UpdateParity { old, new, exponent, p, q } = step {
+            return self.update(*old, *new, *exponent, (*p, *q), chain, region);
+        }
+        self.flush(chain)?;
+        let maybe = |mem: &Option<Mem>| mem.map(region).transpose();
+        let maybe_target = |mem: &Option<Mem>| mem.map(|mem| target(mem, region)).transpose();
+        match step {
+            Step::Copy { src, dst } => {
+                let (src, dst) = (source(*src, region)?, target(*dst, region)?);
+                push_move(Move { src: src.bytes, dst }, src.len, chain)?;
+            }
+            Step::GenParity { data, p, q } => {
+                let (p, q) = (maybe_target(p)?, maybe_target(q)?);
+                self.gather(data, |_| false, region)?;
+                if self.blocks.iter().any(Option::is_some) || (p.is_none() && q.is_none()) {
+                    chain.push(Op::Pq { data: &self.blocks, p, q }, &[])?;
+                } else {
+                    for dst in p.into_iter().chain(q) {
+                        chain.push(Op::Fill { dst, byte: 0 }, &[])?;
+                    }
+                }
+            }
+            Step::CheckParity { data, p, q } => {
+                let (p, q) = (maybe(p)?, maybe(q)?);
+                self.gather(data, |_| false, region)?;
+                chain.push(Op::PqVal { data: &self.blocks, p, q }, &[])?;
+            }
+            Step::Recover { data, p, q, lost } => {
+                let LostBlocks { data: exponents, p: lost_p, q: lost_q } = lost;
+                let lost = Lost::new(exponents, *lost_p, *lost_q)?;
+                let p = if *lost_p { maybe_target(p)? } else { maybe(p)? };
+                let q = if *lost_q { maybe_target(q)? } else { maybe(q)? };
+                self.gather(data, |exponent| lost.has(exponent), region)?;
+                chain.push(Op::Recover { data: &self.blocks, p, q, lost }, &[])?;
+            }
+            Step::UpdateParity { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The blocks of a parity operation; those that are written are told by `is_target`.
+    fn gather(
+        &mut self,
+        data: &[Option<Mem>],
+        is_target: impl Fn(usize) -> bool,
+        region: &impl Regions,
+    ) -> Result<(), BadMem> {
+        self.blocks.clear();
+        data.iter().enumerate().try_for_each(|(exponent, mem)| {
+            let block = match mem {
+                Some(mem) if is_target(exponent) => Some(target(*mem, region)?),
+                Some(mem) => source(*mem, region)?.bytes,
+                None => None,
+            };
+            self.blocks.push(block);
             Ok(())
         })
-    };
-    match step {
-        Step::Copy { src, dst } => {
-            chain.push(Op::Copy { src: region(*src)?, dst: region(*dst)? }, &[])?;
-        }
-        Step::GenParity { data, p, q } => {
-            gather(data)?;
-            chain.push(Op::Pq { data: blocks, p: maybe(p)?, q: maybe(q)? }, &[])?;
-        }
-        Step::UpdateParity { old, new, exponent, p, q } => {
-            let (old, new, p, q) = (region(*old)?, region(*new)?, maybe(p)?, maybe(q)?);
-            // With both parities lost there is nothing to update, and the new data still go in.
-            if p.is_some() || q.is_some() {
-                let change = Change { exponent: *exponent, old: Some(old), new: Some(new) };
-                chain.push(Op::PqUpdate { changes: &[change], p, q }, &[])?;
-            }
-            chain.push(Op::Copy { src: new, dst: old }, &[])?;
-        }
-        Step::CheckParity { data, p, q } => {
-            gather(data)?;
-            chain.push(Op::PqVal { data: blocks, p: maybe(p)?, q: maybe(q)? }, &[])?;
-        }
-        Step::Recover { data, p, q, lost } => {
-            let LostBlocks { data: exponents, p: lost_p, q: lost_q } = lost;
-            let lost = Lost::new(exponents, *lost_p, *lost_q)?;
-            gather(data)?;
-            chain.push(Op::Recover { data: blocks, p: maybe(p)?, q: maybe(q)?, lost }, &[])?;
-        }
     }
+
+    fn update(
+        &mut self,
+        old: Mem,
+        new: Mem,
+        exponent: u8,
+        (p, q): (Option<Mem>, Option<Mem>),
+        chain: &mut Chain,
+        region: &impl Regions,
+    ) -> Result<(), LowerError> {
+        let parity = |mem: Option<Mem>| mem.map(|mem| target(mem, region)).transpose();
+        let parity = (parity(p)?, parity(q)?);
+        let (old, new) = (target(old, region)?, source(new, region)?);
+        if old.len() != new.len {
+            return Err(OpError::Length { expected: old.len(), found: new.len }.into());
+        }
+        let step = Move { src: new.bytes, dst: old };
+        if !self.joins(parity, step) {
+            self.flush(chain)?;
+            self.parity = parity;
+        }
+        self.changes.push(Change { exponent, old: Some(old), new: step.src });
+        self.moves.push(step);
+        Ok(())
+    }
+
+    /// Whether the next update may become part of the one that is being gathered. It is of the same
+    /// parities, and reads nothing that the moves of the steps before it write, for those now come after
+    /// it. (The other direction needs no look: moves stay in order among themselves, and no operation may
+    /// write what it reads, so the parities are apart from everything else.)
+    fn joins(&self, parity: (Option<Region>, Option<Region>), step: Move) -> bool {
+        let reads_moved = |earlier: &Move| {
+            earlier.dst.overlaps(step.dst) || step.src.is_some_and(|src| earlier.dst.overlaps(src))
+        };
+        self.parity == parity && self.changes.len() < SOURCES_MAX && !self.moves.iter().any(reads_moved)
+    }
+
+    /// Pushes the update that was gathered, if there is one, and its data moves.
+    fn flush(&mut self, chain: &mut Chain) -> Result<(), LowerError> {
+        let (p, q) = self.parity;
+        // With both parities lost there is nothing to update, and the new data still go in.
+        if !self.changes.is_empty() && (p.is_some() || q.is_some()) {
+            chain.push(Op::PqUpdate { changes: &self.changes, p, q }, &[])?;
+        }
+        self.changes.clear();
+        for step in self.moves.drain(..) {
+            push_move(step, step.dst.len(), chain)?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes to read: `None` stands for zeroes.
+struct Source {
+    bytes: Option<Region>,
+    len: usize,
+}
+
+fn source(mem: Mem, region: &impl Regions) -> Result<Source, BadMem> {
+    let bytes = region(mem)?;
+    Ok(Source { bytes: (mem.place != Place::Zero).then_some(bytes), len: bytes.len() })
+}
+
+/// Bytes to write. The zeroes are nobody's to write, whatever a plan says: everyone reads them.
+fn target(mem: Mem, region: &impl Regions) -> Result<Region, BadMem> {
+    if mem.place == Place::Zero { Err(BadMem(mem)) } else { region(mem) }
+}
+
+fn push_move(Move { src, dst }: Move, len: usize, chain: &mut Chain) -> Result<(), LowerError> {
+    if len != dst.len() {
+        return Err(OpError::Length { expected: dst.len(), found: len }.into());
+    }
+    let op = match src {
+        Some(src) => Op::Copy { src, dst },
+        None => Op::Fill { dst, byte: 0 },
+    };
+    chain.push(op, &[])?;
     Ok(())
 }
 
@@ -93,106 +221,5 @@ pub(crate) fn verdict(found: async_tx::Verdict) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use async_tx::Engine;
-    use engine_cpu::CpuBackend;
-    use uraid_blockio::{Arena, ArenaOptions, IoBuf};
-    use uraid_core::{Place, Role, SlotId};
-
-    const LEN: u32 = 1024;
-
-    /// Four data blocks, P, Q and one more, all in slot 0 as roles 0 to 6.
-    struct Bench {
-        memory: IoBuf,
-        engine: Engine,
-    }
-
-    fn block(role: u16) -> Mem {
-        Mem { place: Place::Slot(SlotId(0), Role(role)), offset: 0, len: LEN }
-    }
-
-    fn data() -> Vec<Option<Mem>> {
-        (0..4).map(|role| Some(block(role))).collect()
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
-            let memory = arena.view(0, 7 * LEN as usize).unwrap();
-            let bytes: Vec<u8> = (0..memory.len()).map(|i| (i * i + i / 251) as u8).collect();
-            memory.copy_in(0, &bytes).unwrap();
-            Bench { memory, engine: Engine::new(Box::new(CpuBackend::auto())) }
-        }
-
-        fn bytes(&self, role: u16) -> Vec<u8> {
-            self.memory.view(usize::from(role) * LEN as usize, LEN as usize).unwrap().to_vec()
-        }
-
-        fn region(&self, mem: Mem) -> Result<Region, BadMem> {
-            let Place::Slot(_, Role(role)) = mem.place else { return Err(BadMem(mem)) };
-            let at = usize::from(role) * LEN as usize + mem.offset as usize;
-            let view = self.memory.view(at, mem.len as usize).map_err(|_| BadMem(mem))?;
-            // SAFETY: the arena outlives the chain, which runs to its end in `run` on this thread.
-            Ok(unsafe { Region::new(view.as_ptr(), view.len()) })
-        }
-
-        fn run(&mut self, plan: &[Step]) -> Result<Verdict, LowerError> {
-            let mut chain = self.engine.chain();
-            lower(plan, &mut chain, |mem| self.region(mem))?;
-            Ok(verdict(self.engine.run(chain).unwrap()))
-        }
-    }
-
-    fn check() -> Step {
-        Step::CheckParity { data: data(), p: Some(block(4)), q: Some(block(5)) }
-    }
-
-    #[test]
-    fn parity_is_made_checked_updated_and_used() {
-        let mut bench = Bench::new();
-        let make = Step::GenParity { data: data(), p: Some(block(4)), q: Some(block(5)) };
-        assert_eq!(bench.run(&[make, check()]), Ok(Verdict::default()));
-        let new = bench.bytes(6);
-        let update = Step::UpdateParity {
-            old: block(2),
-            new: block(6),
-            exponent: 2,
-            p: Some(block(4)),
-            q: Some(block(5)),
-        };
-        assert_eq!(bench.run(&[update, check()]), Ok(Verdict::default()));
-        assert_eq!(bench.bytes(2), new);
-        let before: Vec<_> = (0..6).map(|role| bench.bytes(role)).collect();
-        bench.memory.view(LEN as usize, 2 * LEN as usize).unwrap().fill(0xee);
-        assert_eq!(bench.run(&[check()]), Ok(Verdict { p_bad: true, q_bad: true }));
-        let recover = Step::Recover {
-            data: data(),
-            p: Some(block(4)),
-            q: Some(block(5)),
-            lost: LostBlocks { data: vec![1, 2], p: false, q: false },
-        };
-        assert_eq!(bench.run(&[recover, check()]), Ok(Verdict::default()));
-        assert_eq!((0..6).map(|role| bench.bytes(role)).collect::<Vec<_>>(), before);
-    }
-
-    #[test]
-    fn an_update_without_parity_still_moves_the_data() {
-        let mut bench = Bench::new();
-        let update = Step::UpdateParity { old: block(0), new: block(6), exponent: 0, p: None, q: None };
-        bench.run(&[update]).unwrap();
-        assert_eq!(bench.bytes(0), bench.bytes(6));
-    }
-
-    #[test]
-    fn impossible_plans_are_refused() {
-        let mut bench = Bench::new();
-        let nowhere = Step::Copy { src: block(0), dst: block(9) };
-        assert_eq!(bench.run(&[nowhere]), Err(LowerError::Mem(BadMem(block(9)))));
-        let into_itself = Step::Copy { src: block(0), dst: block(0) };
-        assert!(matches!(bench.run(&[into_itself]), Err(LowerError::Chain(_))));
-        let three = LostBlocks { data: vec![0, 1, 2], p: false, q: false };
-        let too_many = Step::Recover { data: data(), p: Some(block(4)), q: Some(block(5)), lost: three };
-        assert!(matches!(bench.run(&[too_many]), Err(LowerError::Chain(_))));
-    }
-}
+#[path = "lower_tests.rs"]
+mod tests;

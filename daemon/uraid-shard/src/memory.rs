@@ -7,6 +7,17 @@
 //! A [`Mem`] becomes an [`IoBuf`] for member I/O or a [`Region`] for the chain engine. Both are checked
 //! against the memory that the name stands for: a name that stands for nothing is [`BadMem`], after which
 //! the core cannot be trusted any more.
+//!
+//! # Who may touch it, and how long
+//! The engine may have handed a region to a device that works on its own. Three promises keep that safe:
+//! - A chain **ends** only when nothing can read or write its regions any more, and the core names a
+//!   chain's memory to nobody else before it ended. So between the end of a chain and the write of its
+//!   result to a member nothing but the member's I/O touches the bytes, and what a crash leaves on the
+//!   members is what was computed; a device that answers late cannot change it.
+//! - A **payload** is kept by the runner from the submission of its request to the core's completion, whatever
+//!   becomes of the client, and the core completes a request only after every chain that names it ended.
+//! - **At the end**, gentle or not, the engine is dropped before the memory, and dropping it returns only
+//!   when no device can reach what it was given. That may take as long as a device takes to let go.
 
 use async_tx::Region;
 use thiserror::Error;
@@ -91,6 +102,18 @@ impl Memory {
         view.ok_or(BadMem(mem))
     }
 
+    /// The view that a name stands for, to be written: the zeroes are not, for everyone reads them.
+    ///
+    /// # Errors
+    /// [`BadMem`] if there is no such memory, or it is the zeroes.
+    pub fn target<'a>(
+        &self,
+        mem: Mem,
+        payload: impl FnOnce(ReqId) -> Option<&'a IoBuf>,
+    ) -> Result<IoBuf, BadMem> {
+        if mem.place == Place::Zero { Err(BadMem(mem)) } else { self.view(mem, payload) }
+    }
+
     /// The region that a name stands for.
     ///
     /// # Errors
@@ -107,7 +130,7 @@ impl Memory {
         // payload is kept until the core completes the request, which it does only after the chains that
         // name it. That nobody else touches the bytes meanwhile is the core's promise (it names a buffer to
         // one operation at a time, or to readers only), and everything it asks for happens on this thread
-        // or was submitted by it. No operation names zeroes as a destination.
+        // or was submitted by it. The zeroes are no destination: the lowering refuses that.
         Ok(unsafe { Region::new(view.as_ptr(), view.len()) })
     }
 
@@ -155,6 +178,7 @@ mod tests {
             }
         }
         let zero = Mem { place: Place::Zero, offset: 0, len: 65536 };
+        assert_eq!(memory.target(zero, |_| None).unwrap_err(), BadMem(zero));
         assert!(seen.insert(memory.view(zero, |_| None).unwrap().as_ptr() as usize / 65536));
     }
 

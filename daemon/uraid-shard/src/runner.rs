@@ -24,7 +24,7 @@ use uraid_core::{
 };
 
 use crate::clock::Clock;
-use crate::lower::{LowerError, lower, verdict};
+use crate::lower::{LowerError, Lowering, verdict};
 use crate::memory::{BadMem, Memory};
 use crate::requests::{InFlight, Requests};
 
@@ -133,6 +133,7 @@ pub struct Runner<M, C, T> {
     errors: Vec<Option<MemberError>>,
     io_done: Vec<IoDone>,
     chains_done: Vec<ChainDone>,
+    lowering: Lowering,
     owes_idle: bool,
     stopped: Option<bool>,
     fatal: Option<Fatal>,
@@ -156,6 +157,7 @@ impl<M: MemberIo, C: Clock, T> Runner<M, C, T> {
             errors: Vec::new(),
             io_done: Vec::new(),
             chains_done: Vec::new(),
+            lowering: Lowering::default(),
             owes_idle: false,
             stopped: None,
             fatal: None,
@@ -356,7 +358,7 @@ impl<M: MemberIo, C: Clock, T> Runner<M, C, T> {
             Action::Read { io, member, offset, mem } => {
                 self.counters.reads += 1;
                 self.counters.read_bytes += u64::from(mem.len);
-                let buf = self.memory.view(mem, |id| self.requests.payload(id))?;
+                let buf = self.memory.target(mem, |id| self.requests.payload(id))?;
                 self.submit_io(io, member, offset, IoOp::Read(buf));
             }
             Action::Write { io, member, offset, mem } => {
@@ -392,7 +394,7 @@ impl<M: MemberIo, C: Clock, T> Runner<M, C, T> {
         self.counters.chains += 1;
         let mut chain = self.engine.chain();
         let region = |mem: Mem| self.memory.region(mem, |id| self.requests.payload(id));
-        lower(plan, &mut chain, region)?;
+        self.lowering.lower(plan, &mut chain, region)?;
         self.engine.submit(chain, id.0);
         Ok(())
     }
