@@ -24,6 +24,7 @@
 
 mod backend;
 mod chain;
+mod channels;
 mod check;
 mod clock;
 pub mod conformance;
@@ -38,6 +39,10 @@ mod thresholds;
 
 pub use backend::{Backend, Caps, Completion, Inline, Limits, OpToken, ReadyOp, Revival};
 pub use chain::{Chain, NodeId};
+pub use channels::{
+    ChannelId, ChannelInfo, ChannelPlan, ChannelSpec, Channels, DeviceId, DeviceSpec, Distances, Lease,
+    OpenError, Opener, RegisterError, Usage, plan_channels,
+};
 pub use check::CheckedOp;
 pub use clock::{Clock, Monotonic, Nanos};
 pub use engine::{ChainDone, Engine};
