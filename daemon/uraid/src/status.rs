@@ -59,6 +59,7 @@ pub fn to_text(status: &Status) -> String {
     if status.state == ArrayState::Broken {
         lines.push("      more members are gone than parity covers: writes are refused".to_owned());
     }
+    lines.extend(missing_roles(status));
     lines.extend(status.members.iter().filter_map(trouble));
     lines.extend(status.exports.iter().map(|uri| format!("      export  {uri}")));
     lines.push(counters(status));
@@ -123,6 +124,25 @@ fn progress(sync: &SyncStatus) -> String {
     )
 }
 
+/// A line about each role without a member: what is wanted of the operator, unless a spare is there. A
+/// device that was just added is one for the moment that the array takes to start its rebuild.
+fn missing_roles(status: &Status) -> impl Iterator<Item = String> {
+    let in_state = |state| status.members.iter().filter(move |member| member.state == state);
+    let mut spares =
+        in_state(MemberState::Spare).filter(|_| !status.read_only).filter_map(|m| m.path.as_ref());
+    let when = if status.sync.is_some() { "follows" } else { "is about to start" };
+    in_state(MemberState::Missing).map(move |member| {
+        let role = member.role.map_or("?".to_owned(), |role| role.to_string());
+        match spares.next() {
+            Some(spare) => {
+                format!("      role {role} has no member; its rebuild onto {} {when}", spare.display())
+            }
+            None if status.read_only => format!("      role {role} has no member"),
+            None => format!("      role {role} has no member; add one with `uraid add`"),
+        }
+    })
+}
+
 /// A line about a member that an operator has to know about.
 fn trouble(member: &MemberStatus) -> Option<String> {
     let path = member.path.as_deref().map(Path::display);
@@ -132,10 +152,6 @@ fn trouble(member: &MemberStatus) -> Option<String> {
         n => format!(", {n} errors"),
     };
     match (member.state, path) {
-        (MemberState::Missing, _) => Some(format!(
-            "      role {} has no member; add one with `uraid add`",
-            member.role.map_or("?".to_owned(), |role| role.to_string())
-        )),
         (MemberState::Failed, Some(path)) => Some(format!("      {path} failed{errors}")),
         (_, Some(path)) if member.errors > 0 => Some(format!("      {path} is in use{errors}")),
         _ => None,
@@ -228,6 +244,23 @@ data : rebuilding raid6 a[0] e[1](R) d[3] b[-](F)
       hint    mkfs.ext4 -b 4096 -E stride=16,stripe_width=32 DEVICE
 ";
         assert_eq!(to_text(&rebuilding()), expected);
+    }
+
+    #[test]
+    fn a_spare_for_a_missing_role_is_about_to_be_rebuilt() {
+        let mut status = rebuilding();
+        let lines = |status: &Status| {
+            to_text(status).lines().filter(|line| line.contains("no member")).collect::<Vec<_>>().join("\n")
+        };
+        status.members.push(member("/d/f", None, MemberState::Spare));
+        assert_eq!(lines(&status), "      role 2 has no member; its rebuild onto /d/f follows");
+        status.sync = None;
+        status.members[1] = member("", Some(1), MemberState::Missing);
+        let expected = "      role 1 has no member; its rebuild onto /d/f is about to start\n      \
+                        role 2 has no member; add one with `uraid add`";
+        assert_eq!(lines(&status), expected);
+        status.read_only = true;
+        assert!(!lines(&status).contains("rebuild") && !lines(&status).contains("add"));
     }
 
     #[test]
