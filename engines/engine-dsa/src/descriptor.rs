@@ -83,9 +83,12 @@ pub enum BuildError {
         /// Bytes of one block of the source.
         block: u64,
     },
-    /// A DIF strip whose destination ends where its source begins: a device is said to get it wrong.
-    #[error("the destination of a DIF strip ends exactly at its source {0:#x}")]
+    /// A DIF strip whose destination ends at its source or shortly before.
+    #[error("the destination of a DIF strip ends too near to its source {0:#x}")]
     StripEndsAtSource(u64),
+    /// Options for a DIF destination that the operation does not have.
+    #[error("a DIF operation does not take the options {0:#x} for its destination")]
+    DifFlags(u8),
     /// The opcode reserves this flag.
     #[error("{opcode:?} does not take the flag {flag:#x}")]
     Flag {

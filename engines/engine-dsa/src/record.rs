@@ -86,7 +86,7 @@ pub enum Delta {
 }
 
 /// Where a DIF operation found a mismatch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct DifMismatch {
     /// The guard (CRC) differs.
     pub guard: bool,
@@ -94,6 +94,8 @@ pub struct DifMismatch {
     pub application: bool,
     /// The reference tag differs.
     pub reference: bool,
+    /// All 8 bytes are ones, which was to be an error.
+    pub all_ones: bool,
     /// Bytes of the source before the block in question.
     pub completed: u32,
 }
@@ -222,6 +224,7 @@ impl RecordView {
             guard: bits & 1 != 0,
             application: bits & 2 != 0,
             reference: bits & 4 != 0,
+            all_ones: bits & 8 != 0,
             completed: self.word(record_at::COMPLETED),
         })
     }
