@@ -17,12 +17,14 @@ use crate::size::Size;
 pub struct Engines {
     /// Whether Intel DSA work queues are used.
     pub dsa: Dsa,
-    /// The only work queues that may be used; empty for all that are found.
+    /// The only work queues that may be used; empty for all that are set up for uraid.
     pub queues: Vec<QueueName>,
     /// Every so many operations one is done again on the CPU and compared; 0 is never.
     pub cross_check: u32,
     /// An operation that a device has not ended by then is given up, and done on the CPU.
     pub timeout: Duration,
+    /// How long a device that failed is left alone before it is tried again; longer each time in vain.
+    pub retry: Duration,
     /// Where the kernel describes DSA devices; `None` stands for its usual place.
     pub dsa_sysfs: Option<PathBuf>,
     /// Where the device nodes of work queues are; `None` stands for their usual place.
@@ -82,6 +84,7 @@ pub struct QueueName(String);
 pub struct QueueNameError;
 
 const TIMEOUT_MS_DEFAULT: u32 = 100;
+const RETRY_MS_DEFAULT: u32 = 1000;
 const OFFLOAD_MAX: Size = Size::from_bytes(1 << 40);
 /// The words of `[engines] dsa`.
 const DSA: &[(&str, Dsa)] = &[("auto", Dsa::Auto), ("off", Dsa::Off), ("require", Dsa::Require)];
@@ -97,6 +100,7 @@ impl Default for Engines {
             queues: Vec::new(),
             cross_check: 0,
             timeout: Duration::from_millis(TIMEOUT_MS_DEFAULT.into()),
+            retry: Duration::from_millis(RETRY_MS_DEFAULT.into()),
             dsa_sysfs: None,
             dsa_dev: None,
             offload: Offload::default(),
@@ -163,11 +167,13 @@ pub(crate) fn read(
     let queues = reader.texts(engines, "queues", |text| text.parse::<QueueName>().map_err(|e| e.to_string()));
     let cross_check = reader.number(engines, "cross_check", 0, 0..=1_000_000, "operations");
     let timeout_ms = reader.number(engines, "timeout_ms", TIMEOUT_MS_DEFAULT, 1..=60_000, "milliseconds");
+    let retry_ms = reader.number(engines, "retry_ms", RETRY_MS_DEFAULT, 10..=60_000, "milliseconds");
     Engines {
         dsa: reader.word(engines, "dsa", Dsa::Auto, DSA),
         queues: queues.unwrap_or_default().into_iter().map(|(queue, _)| queue).collect(),
         cross_check,
         timeout: Duration::from_millis(timeout_ms.into()),
+        retry: Duration::from_millis(retry_ms.into()),
         dsa_sysfs: reader.text(engines, "dsa_sysfs", path),
         dsa_dev: reader.text(engines, "dsa_dev", path),
         offload: read_offload(reader, offload),

@@ -185,6 +185,7 @@ const KEYS: &[Key] = &[
     Key { section: "engines", name: "queues" },
     Key { section: "engines", name: "cross_check" },
     Key { section: "engines", name: "timeout_ms" },
+    Key { section: "engines", name: "retry_ms" },
     Key { section: "engines", name: "dsa_sysfs" },
     Key { section: "engines", name: "dsa_dev" },
     Key { section: "engines.offload", name: "copy" },

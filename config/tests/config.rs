@@ -176,6 +176,7 @@ fn numbers_outside_their_range_are_refused() {
         ("cache", "stripes_bytes = -5"),
         ("engines", "cross_check = 1000001"),
         ("engines", "timeout_ms = 0"),
+        ("engines", "retry_ms = 9"),
         ("engines.offload", "copy = -1"),
         ("engines.offload", "fill = '2T'"),
     ] {
@@ -189,12 +190,13 @@ fn numbers_outside_their_range_are_refused() {
 fn engines_arrive() {
     let config = parse(
         "members = ['/a']\n[engines]\ndsa = 'require'\nqueues = ['wq0.1', 'wq3.0']\ncross_check = 7\n\
-         timeout_ms = 20\ndsa_sysfs = 'fake/sysfs'\ndsa_dev = '/fake//dev'\n[engines.offload]\n\
+         timeout_ms = 20\nretry_ms = 50\ndsa_sysfs = 'fake/sysfs'\ndsa_dev = '/fake//dev'\n[engines.offload]\n\
          copy = 4096\nfill = '64KiB'\ncompare = 'never'\ndualcast = 0\ncrc32c = 'auto'\n",
     )
     .unwrap();
-    let Engines { dsa, queues, cross_check, timeout, dsa_sysfs, dsa_dev, offload } = config.engines;
+    let Engines { dsa, queues, cross_check, timeout, retry, dsa_sysfs, dsa_dev, offload } = config.engines;
     assert_eq!((dsa, cross_check, timeout), (Dsa::Require, 7, Duration::from_millis(20)));
+    assert_eq!(retry, Duration::from_millis(50));
     assert_eq!(queues.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["wq0.1", "wq3.0"]);
     assert_eq!(dsa_sysfs, Some("/etc/uraid/fake/sysfs".into()));
     assert_eq!(dsa_dev, Some("/fake/dev".into()));
