@@ -1,11 +1,9 @@
 //! The in-process portal: threaded and stepped, closing and reopening, with raw memory.
 
-mod common;
-
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::common::*;
 use dsa_model::device::{DeviceConfig, Step};
 use dsa_model::faults::{Fault, FaultPlan, UNTIL_RELEASED, When};
 use dsa_model::memory::{PageState, Process, Ranges};

@@ -1,8 +1,6 @@
 //! Every test vector on the model.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use dsa_model::crc::crc32c;
 use dsa_model::device::{Device, DeviceConfig, Submit};
 use dsa_model::faults::{ALWAYS, FaultPlan};

@@ -1,7 +1,5 @@
 //! What the tests share: the vectors' memory, and descriptors built by hand.
 
-#![allow(dead_code, reason = "every test file uses its own part of this")]
-
 use dsa_model::memory::Mapped;
 use engine_dsa::wire::{Descriptor, at, flag};
 use serde_json::Value;
