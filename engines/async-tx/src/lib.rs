@@ -23,6 +23,7 @@
 //! (the `engine-*` crates); and time: an operation that a backend never completes is never given up.
 
 mod backend;
+pub mod calibrate;
 mod chain;
 mod channels;
 mod check;
@@ -38,6 +39,7 @@ mod stats;
 mod thresholds;
 
 pub use backend::{Backend, Caps, Completion, Inline, Limits, OpToken, ReadyOp, Revival};
+pub use calibrate::{Calibration, calibrate};
 pub use chain::{Chain, NodeId};
 pub use channels::{
     ChannelId, ChannelInfo, ChannelPlan, ChannelSpec, Channels, DeviceId, DeviceSpec, Distances, Lease,
