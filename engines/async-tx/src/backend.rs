@@ -31,9 +31,19 @@ impl Caps {
         Caps(self.0 & other.0)
     }
 
+    /// Those that are in either.
+    pub const fn or(self, other: Caps) -> Caps {
+        Caps(self.0 | other.0)
+    }
+
     /// Whether all of `other` are among them.
     pub const fn covers(self, other: Caps) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// Whether some are in both.
+    pub const fn intersects(self, other: Caps) -> bool {
+        self.0 & other.0 != 0
     }
 
     /// Whether `kind` is among them.
@@ -55,8 +65,10 @@ pub struct Limits {
     pub len_max: usize,
     /// Every block's address and length must be a multiple of this many bytes; others run on the CPU.
     pub align: usize,
-    /// A failed operation has left its destinations as they were. Without this, operations that work in
-    /// place ([`crate::Op::is_in_place`]) run on the CPU, for they could not be retried.
+    /// An operation that completes with any [`Fault`] has left its destinations as they were: also one that
+    /// was declined, abandoned or given up, whose completion therefore has to know that nothing of it was
+    /// done. Without this, operations that work in place ([`crate::Op::is_in_place`]) run on the CPU, for
+    /// they could not be retried.
     pub keeps_on_fault: bool,
 }
 

@@ -1,5 +1,6 @@
 //! Chains: operations with dependencies, acyclic by construction.
 
+use crate::backend::Caps;
 use crate::check::CheckedOp;
 use crate::op::{Change, Lost, Op, Product, Seed, XorMode};
 use crate::{ChainError, Region};
@@ -24,18 +25,27 @@ impl NodeId {
 /// nothing.
 #[derive(Clone, Default, Debug)]
 pub struct Chain {
+    // Chains go from hand to hand; this keeps them small.
+    body: Box<Body>,
+}
+
+#[derive(Clone, Default, Debug)]
+struct Body {
     nodes: Vec<Node>,
     srcs: Vec<Region>,
     data: Vec<Option<Region>>,
     changes: Vec<Change>,
     products: Vec<Product>,
     deps: Vec<NodeId>,
+    kinds: Caps,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Node {
     op: Packed,
     deps: Span,
+    /// No other node was said to depend on it.
+    leaf: bool,
 }
 
 /// A range of an arena.
@@ -52,6 +62,14 @@ impl Span {
         let len = u32::try_from(items.len()).map_err(|_| ChainError::Full)?;
         arena.extend_from_slice(items);
         Ok(Span { start, len })
+    }
+
+    const NONE: Span = Span { start: 0, len: 0 };
+
+    /// What lies from `start` to `end`.
+    fn between(start: usize, end: usize) -> Result<Span, ChainError> {
+        let len = u32::try_from(end.saturating_sub(start)).map_err(|_| ChainError::Full)?;
+        Ok(Span { start: u32::try_from(start).map_err(|_| ChainError::Full)?, len })
     }
 
     fn of<T>(self, arena: &[T]) -> &[T] {
@@ -87,48 +105,110 @@ impl Chain {
 
     /// The number of nodes.
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.body.nodes.len()
     }
 
-    /// Whether there are no nodes.
+    /// Whether there is no node.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.body.nodes.is_empty()
     }
 
-    /// Removes all nodes and keeps the memory.
+    /// The kinds of the operations in it.
+    pub fn kinds(&self) -> Caps {
+        self.body.kinds
+    }
+
+    /// Removes all nodes and keeps the memory for the next ones.
     pub fn clear(&mut self) {
-        self.nodes.clear();
-        self.srcs.clear();
-        self.data.clear();
-        self.changes.clear();
-        self.products.clear();
-        self.deps.clear();
+        let Body { nodes, srcs, data, changes, products, deps, kinds } = &mut *self.body;
+        nodes.clear();
+        srcs.clear();
+        data.clear();
+        changes.clear();
+        products.clear();
+        deps.clear();
+        *kinds = Caps::NONE;
     }
 
-    /// Adds an operation that starts after all of `deps` ended. Its lists are copied.
-    ///
-    /// Errors: an invalid operation, or a dependency that is not a node of this chain; the chain is then
-    /// as it was.
+    /// Adds an operation that starts after the nodes `deps` ended. Errors leave the chain as it was.
     pub fn push(&mut self, op: Op<'_>, deps: &[NodeId]) -> Result<NodeId, ChainError> {
-        let op = op.check()?;
-        if let Some(unknown) = deps.iter().find(|dep| dep.index() >= self.nodes.len()) {
-            return Err(ChainError::UnknownDependency { index: unknown.index(), nodes: self.nodes.len() });
-        }
-        let id = NodeId(u32::try_from(self.nodes.len()).map_err(|_| ChainError::Full)?);
-        let deps = Span::push(&mut self.deps, deps)?;
-        let op = self.pack(*op)?;
-        self.nodes.push(Node { op, deps });
-        Ok(id)
+        self.push_checked(op.check()?, deps)
     }
 
     /// Adds an operation that starts after the last one pushed ended.
     pub fn push_next(&mut self, op: Op<'_>) -> Result<NodeId, ChainError> {
-        match self.nodes.len().checked_sub(1).and_then(|last| u32::try_from(last).ok()) {
+        match self.len().checked_sub(1).and_then(|last| u32::try_from(last).ok()) {
             Some(last) => self.push(op, &[NodeId(last)]),
             None => self.push(op, &[]),
         }
     }
 
+    /// Adds an operation that starts after all others: after every node that none was said to depend on.
+    ///
+    /// With [`Op::Notify`] it is the end of a chain whose length its maker does not know, as
+    /// `async_trigger_callback` is; see also [`crate::Engine::trigger_callback`], which ends a sequence
+    /// of chains.
+    pub fn push_last(&mut self, op: Op<'_>) -> Result<NodeId, ChainError> {
+        let op = op.check()?;
+        let body = &mut *self.body;
+        let start = body.deps.len();
+        for (index, node) in body.nodes.iter_mut().enumerate() {
+            if std::mem::take(&mut node.leaf) {
+                body.deps.push(NodeId(u32::try_from(index).map_err(|_| ChainError::Full)?));
+            }
+        }
+        let deps = Span::between(start, body.deps.len())?;
+        self.push_node(op, deps)
+    }
+
+    /// Adds an operation that was checked before.
+    pub(crate) fn push_checked(&mut self, op: CheckedOp<'_>, deps: &[NodeId]) -> Result<NodeId, ChainError> {
+        if deps.is_empty() {
+            return self.push_node(op, Span::NONE);
+        }
+        let body = &mut *self.body;
+        let nodes = body.nodes.len();
+        if let Some(unknown) = deps.iter().find(|dep| dep.index() >= nodes) {
+            return Err(ChainError::UnknownDependency { index: unknown.index(), nodes });
+        }
+        let span = Span::push(&mut body.deps, deps)?;
+        let id = self.push_node(op, span)?;
+        for dep in deps {
+            if let Some(node) = self.body.nodes.get_mut(dep.index()) {
+                node.leaf = false;
+            }
+        }
+        Ok(id)
+    }
+
+    fn push_node(&mut self, op: CheckedOp<'_>, deps: Span) -> Result<NodeId, ChainError> {
+        let body = &mut *self.body;
+        let id = NodeId(u32::try_from(body.nodes.len()).map_err(|_| ChainError::Full)?);
+        let kind = op.kind();
+        let op = body.pack(*op)?;
+        body.nodes.push(Node { op, deps, leaf: true });
+        body.kinds = body.kinds.with(kind);
+        Ok(id)
+    }
+
+    /// The operation at `index`, if there is one. It was checked when it was pushed.
+    pub fn op(&self, index: usize) -> Option<CheckedOp<'_>> {
+        self.body.nodes.get(index).map(|node| self.body.unpack(node))
+    }
+
+    /// The nodes that the node at `index` was said to depend on.
+    pub fn deps(&self, index: usize) -> &[NodeId] {
+        self.body.nodes.get(index).map_or(&[], |node| node.deps.of(&self.body.deps))
+    }
+
+    /// All operations in the order of the pushes.
+    pub fn ops(&self) -> impl Iterator<Item = CheckedOp<'_>> {
+        self.body.nodes.iter().map(|node| self.body.unpack(node))
+    }
+}
+
+impl Body {
+    #[inline]
     fn pack(&mut self, op: Op<'_>) -> Result<Packed, ChainError> {
         Ok(match op {
             Op::Notify => Packed::Notify,
@@ -154,21 +234,7 @@ impl Chain {
         })
     }
 
-    /// The operation at `index`, if there is one. It was checked when it was pushed.
-    pub fn op(&self, index: usize) -> Option<CheckedOp<'_>> {
-        self.nodes.get(index).map(|node| self.unpack(node))
-    }
-
-    /// The nodes that the node at `index` was said to depend on.
-    pub fn deps(&self, index: usize) -> &[NodeId] {
-        self.nodes.get(index).map_or(&[], |node| node.deps.of(&self.deps))
-    }
-
-    /// All operations in the order of the pushes.
-    pub fn ops(&self) -> impl Iterator<Item = CheckedOp<'_>> {
-        self.nodes.iter().map(|node| self.unpack(node))
-    }
-
+    #[inline]
     fn unpack(&self, node: &Node) -> CheckedOp<'_> {
         CheckedOp(match node.op {
             Packed::Notify => Op::Notify,

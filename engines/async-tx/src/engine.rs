@@ -1,53 +1,47 @@
 //! The engine: takes chains, routes each operation, and reports how each chain ended.
 //!
 //! A chain of which every operation runs on the CPU is executed in order inside [`Engine::submit`], with
-//! no queue. Any other chain becomes a [`Flight`]: its nodes are handed out as their dependencies end, and
-//! [`Engine::poll`] moves it on.
+//! no queue and without a look at the clock. Any other chain becomes a `Flight`: its nodes are handed out
+//! as what they wait for ends, and [`Engine::poll`] moves it on.
+//!
+//! This file has what callers use; how nodes are handed out is in `dispatch`, batches are in `pending`,
+//! what comes back in `complete`, and backends that fail in `quarantine`.
 
+use std::borrow::Borrow;
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
 
-use crate::backend::{Backend, Completion, Inline, OpToken, ReadyOp};
+use crate::alert::Alert;
+use crate::backend::{Backend, Caps, Completion, Inline};
 use crate::check::CheckedOp;
+use crate::clock::{Clock, Monotonic, Nanos};
+use crate::config::EngineConfig;
+use crate::edges::Sweep;
 use crate::flight::Flight;
-use crate::op::{Op, Verdict};
-use crate::route::{Cut, Scratch, fit, step_of};
-use crate::stats::{BackendStats, EngineStats};
-use crate::{Chain, EngineError, Fault};
+use crate::op::{Op, OpKind, Verdict};
+use crate::pending::InHand;
+use crate::route::{Choice, Reason};
+use crate::slab::{Key, Slab};
+use crate::slot::Slot;
+use crate::split::Steps;
+use crate::stats::{CpuKind, EngineStats};
+use crate::thresholds::Thresholds;
+use crate::tx::{Dependency, Desk, Done, OnDone, Outcome, Report, Submit, Tx};
+use crate::{Chain, EngineError, Fault, WaitError};
 
 /// The most empty chains kept for reuse.
 const SPARE_MAX: usize = 64;
-/// The most operations handed to a backend in one call.
-const BATCH: usize = 16;
+/// So many turns of waiting are taken before others get the processor.
+const SPIN_TURNS: u32 = 1000;
 
 /// How a chain ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChainDone {
-    /// The tag that it was submitted with.
+    /// The tag that it was submitted with; 0 for a callback.
     pub tag: u64,
     /// What its checks found. On an error its destinations hold anything.
     pub result: Result<Verdict, EngineError>,
-}
-
-/// A backend and what the engine knows about it.
-struct Slot {
-    backend: Box<dyn Backend>,
-    stats: BackendStats,
-}
-
-/// A step in the hands of a backend.
-#[derive(Clone, Copy)]
-struct InHand {
-    backend: usize,
-    serial: u64,
-    node: usize,
-}
-
-/// An entry of the table of steps in hand. The generation tells a late or doubled completion of an
-/// earlier step from that of the present one.
-#[derive(Default)]
-struct Entry {
-    generation: u32,
-    step: Option<InHand>,
 }
 
 /// Runs chains on a list of backends, with the CPU behind them all.
@@ -55,22 +49,38 @@ struct Entry {
 /// One thread uses it at a time; it may be moved between threads. Dropping it drops the backends, which
 /// return only when nothing reads or writes the regions of unfinished chains any more.
 pub struct Engine {
-    cpu: Box<dyn Inline>,
-    slots: Vec<Slot>,
-    flights: Vec<Flight>,
-    /// Nodes (with their flight's serial) that can start, or go on with the next step.
-    ready: VecDeque<(u64, usize)>,
-    table: Vec<Entry>,
-    free: Vec<usize>,
-    /// Ended chains with their serial, in the order in which they ended.
-    done: Vec<(u64, ChainDone)>,
-    completions: Vec<Completion>,
+    pub(crate) cpu: Box<dyn Inline>,
+    pub(crate) clock: Box<dyn Clock>,
+    pub(crate) config: EngineConfig,
+    pub(crate) slots: Vec<Slot>,
+    /// The kinds that some backend may be given now.
+    pub(crate) offered: Caps,
+    /// For each other kind, why it is not among them.
+    pub(crate) not_offered: [Reason; OpKind::COUNT],
+    pub(crate) flights: Slab<Flight>,
+    /// Flights whose dependencies have ended.
+    pub(crate) starting: VecDeque<Key>,
+    /// Nodes that can start or go on, or that may join a batch behind a fence.
+    pub(crate) ready: VecDeque<(Key, usize)>,
+    pub(crate) hands: Slab<InHand>,
+    pub(crate) last_batch: u64,
+    pub(crate) alerts: VecDeque<Alert>,
+    pub(crate) steps: Steps,
+    pub(crate) completions: Vec<Completion>,
+    pub(crate) cpu_kinds: [CpuKind; OpKind::COUNT],
+    pub(crate) stray: u64,
+    /// Completions of operations that were in hand.
+    pub(crate) progress: u64,
+    sweep: Sweep,
+    /// Why each operation of the chain at hand runs on the CPU.
+    reasons: Vec<Reason>,
+    desk: Desk,
+    done: Vec<ChainDone>,
+    callbacks: VecDeque<(Arc<dyn OnDone>, ChainDone)>,
+    wakers: Vec<Waker>,
     spare: Vec<Chain>,
-    scratch: Scratch,
-    serial: u64,
-    cpu_ops: u64,
-    cpu_retries: u64,
-    stray: u64,
+    chains: u64,
+    chains_failed: u64,
 }
 
 impl Engine {
@@ -78,27 +88,59 @@ impl Engine {
     pub fn new(cpu: Box<dyn Inline>) -> Self {
         Engine {
             cpu,
+            clock: Box::new(Monotonic::new()),
+            config: EngineConfig::default(),
             slots: Vec::new(),
-            flights: Vec::new(),
+            offered: Caps::NONE,
+            not_offered: [Reason::NoBackend; OpKind::COUNT],
+            flights: Slab::default(),
+            starting: VecDeque::new(),
             ready: VecDeque::new(),
-            table: Vec::new(),
-            free: Vec::new(),
-            done: Vec::new(),
+            hands: Slab::default(),
+            last_batch: 0,
+            alerts: VecDeque::new(),
+            steps: Steps::default(),
             completions: Vec::new(),
-            spare: Vec::new(),
-            scratch: Scratch::default(),
-            serial: 0,
-            cpu_ops: 0,
-            cpu_retries: 0,
+            cpu_kinds: [CpuKind::default(); OpKind::COUNT],
             stray: 0,
+            progress: 0,
+            sweep: Sweep::default(),
+            reasons: Vec::new(),
+            desk: Desk::default(),
+            done: Vec::new(),
+            callbacks: VecDeque::new(),
+            wakers: Vec::new(),
+            spare: Vec::new(),
+            chains: 0,
+            chains_failed: 0,
         }
     }
 
-    /// Adds a backend. An operation goes to the first one, in the order added, that can take it.
+    /// Adds a backend, which gets what it says to be worth its overhead ([`crate::Limits::len_min`]).
     #[must_use]
-    pub fn with_backend(mut self, backend: Box<dyn Backend>) -> Self {
-        let stats = BackendStats { name: backend.name().to_owned(), ..BackendStats::default() };
-        self.slots.push(Slot { backend, stats });
+    pub fn with_backend(self, backend: Box<dyn Backend>) -> Self {
+        self.with_routed_backend(backend, Thresholds::default())
+    }
+
+    /// Adds a backend with thresholds of its own. Which one gets an operation is said by
+    /// [`crate::route()`].
+    #[must_use]
+    pub fn with_routed_backend(mut self, backend: Box<dyn Backend>, thresholds: Thresholds) -> Self {
+        self.add_backend(backend, thresholds);
+        self
+    }
+
+    /// Sets times and rates.
+    #[must_use]
+    pub fn with_config(mut self, config: EngineConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Sets the clock, before anything was submitted; [`Monotonic`] is the default.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Box<dyn Clock>) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -114,70 +156,270 @@ impl Engine {
 
     /// Whether [`Engine::poll`] has ended chains to report or unfinished ones to move on.
     pub fn wants_poll(&self) -> bool {
-        !self.done.is_empty() || !self.flights.is_empty()
+        self.has_news() || self.flights.len() != 0
+    }
+
+    fn has_news(&self) -> bool {
+        !(self.done.is_empty() && self.callbacks.is_empty() && self.wakers.is_empty())
+    }
+
+    /// The time of the engine's clock, which deadlines are compared with.
+    pub fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    /// The handle's descriptors: those that can be used again, and all. A descriptor can when its chain
+    /// has ended and was acknowledged.
+    pub fn descriptors(&self) -> (usize, usize) {
+        self.desk.counts()
+    }
+
+    /// Appends what happened to backends since the last call. Not more than the last 256 alerts are kept.
+    pub fn take_alerts(&mut self, alerts: &mut Vec<Alert>) {
+        alerts.extend(self.alerts.drain(..));
     }
 
     /// Starts a chain; its end is reported by [`Engine::poll`] under `tag`, which the engine does not
-    /// look at. The chain may have ended before this returns.
+    /// look at. It is acknowledged: nothing can be made to wait for it. The chain may have ended before
+    /// this returns.
+    ///
+    /// What goes to a backend may be gathered first ([`Backend::batch`]): after the last chain for now,
+    /// call [`Engine::issue_pending_all`].
     pub fn submit(&mut self, chain: Chain, tag: u64) {
-        self.start(chain, tag);
+        if self.runs_inline(&chain) {
+            let result = self.run_inline(chain);
+            self.done.push(ChainDone { tag, result });
+        } else {
+            self.launch(chain, Report { tx: None, done: Done::Tag(tag) });
+        }
     }
 
-    /// Moves unfinished chains on and appends those that ended to `done`. Does not block.
+    /// Starts a chain when those that it comes after have ended, and gives a handle of it. Chains that
+    /// are ordered by this may touch common bytes.
+    pub fn submit_tx<I>(&mut self, chain: Chain, submit: Submit<I>) -> Tx
+    where
+        I: IntoIterator<Item: Borrow<Tx>>,
+    {
+        let (mut tx, index) = self.desk.open();
+        let report = Report { tx: Some(index), done: submit.done };
+        let (flight, _) = self.flights.insert();
+        let (mut waits_for, mut error) = (0, None);
+        for dependency in submit.after {
+            match Dependency::of(&dependency, &self.desk) {
+                Dependency::Over => {}
+                Dependency::Failed(failed) => error = error.or(Some(failed)),
+                Dependency::Flight(before) => {
+                    if let Some(before) = self.flights.get_mut(before) {
+                        before.followers.push(flight);
+                        waits_for += 1;
+                    }
+                }
+            }
+        }
+        if waits_for == 0 && error.is_none() && self.runs_inline(&chain) {
+            self.flights.remove(flight);
+            let result = self.run_inline(chain);
+            self.report(report, result);
+            return tx;
+        }
+        tx.set_flight(flight);
+        if let Some(flying) = self.flights.get_mut(flight) {
+            flying.board(chain, report);
+            (flying.waits_for, flying.error) = (waits_for, error);
+        }
+        if waits_for == 0 {
+            self.starting.push_back(flight);
+            self.dispatch();
+        }
+        tx
+    }
+
+    /// Ends a sequence of chains whose length its maker does not know: `done` happens when `after` has
+    /// ended, with its error if it failed.
+    pub fn trigger_callback(&mut self, after: Tx, done: Done) -> Tx {
+        let chain = self.chain();
+        self.submit_tx(chain, Submit { after: [after], done })
+    }
+
+    /// Issues what is gathered for the backends, and what that releases. To be called when no more will
+    /// be submitted for now, and whenever there is nothing else to do: [`Engine::poll`] issues only full
+    /// batches.
+    pub fn issue_pending_all(&mut self) {
+        while self.slots.iter().any(|slot| !slot.pending.is_empty()) {
+            for slot in 0..self.slots.len() {
+                self.issue(slot);
+            }
+            self.dispatch();
+        }
+    }
+
+    /// Moves unfinished chains on, appends those that ended to `done`, wakes tasks and calls callbacks.
+    /// Does not block.
     pub fn poll(&mut self, done: &mut Vec<ChainDone>) {
         self.advance();
-        done.extend(self.done.drain(..).map(|(_, done)| done));
+        done.append(&mut self.done);
+        self.wake();
+        // The engine's state is whole, whatever a callback does.
+        while let Some((callback, done)) = self.callbacks.pop_front() {
+            callback.done(done);
+        }
+    }
+
+    /// Waits for the end of a chain until the clock shows `deadline`, moving everything on meanwhile: what
+    /// is pending is issued, and so is what the chain depends on. Callbacks and tags are left to
+    /// [`Engine::poll`].
+    pub fn wait(&mut self, tx: &Tx, deadline: Nanos) -> Result<Verdict, WaitError> {
+        if !tx.is_of(&self.desk) {
+            return Err(WaitError::Foreign);
+        }
+        let mut turns = 0;
+        loop {
+            if let Some(waited) = tx.waited() {
+                return waited;
+            }
+            self.issue_pending_all();
+            self.advance();
+            self.issue_pending_all();
+            self.wake();
+            if let Some(waited) = tx.waited() {
+                return waited;
+            }
+            if self.clock.now() >= deadline {
+                return Err(WaitError::Deadline);
+            }
+            self.relax(&mut turns);
+        }
     }
 
     /// Runs a chain to its end on the calling thread, waiting for backends where they take part. The
     /// result, in memory and in the verdict, is that of [`Engine::submit`].
+    ///
+    /// Errors: as any chain; and [`EngineError::Stuck`], which leaves the chain in flight.
     pub fn run(&mut self, chain: Chain) -> Result<Verdict, EngineError> {
         if self.runs_inline(&chain) {
-            let result = self.run_inline(&chain);
-            self.recycle(chain);
-            return result;
+            return self.run_inline(chain);
         }
-        let serial = self.start(chain, 0);
-        let mut turns = 0u32;
+        let tx = self.submit_tx(chain, Submit::default());
+        let (mut turns, mut seen) = (0, self.progress);
+        let mut patience = self.clock.now().after(self.config.run_patience);
         loop {
-            if let Some(at) = self.done.iter().position(|(ended, _)| *ended == serial) {
-                return self.done.remove(at).1.result;
+            match self.wait(&tx, Nanos::default()) {
+                Ok(verdict) => return Ok(verdict),
+                Err(WaitError::Chain(error)) => return Err(error),
+                Err(WaitError::Deadline | WaitError::Foreign) => {}
             }
-            self.advance();
-            turns = turns.saturating_add(1);
-            if turns < 1000 {
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
+            let now = self.clock.now();
+            if seen != self.progress {
+                (seen, patience) = (self.progress, now.after(self.config.run_patience));
+            } else if now >= patience {
+                return Err(EngineError::Stuck);
             }
+            self.relax(&mut turns);
         }
+    }
+
+    /// Lets some time pass.
+    fn relax(&mut self, turns: &mut u32) {
+        *turns = turns.saturating_add(1);
+        if *turns > SPIN_TURNS {
+            std::thread::yield_now();
+        }
+        match self.slots.iter_mut().find(|slot| slot.in_hand > 0).and_then(|slot| slot.backend.as_mut()) {
+            Some(backend) => backend.relax(),
+            None => std::hint::spin_loop(),
+        }
+    }
+
+    fn wake(&mut self) {
+        self.wakers.drain(..).for_each(Waker::wake);
     }
 
     /// Counters since the engine was made.
     pub fn stats(&self) -> EngineStats {
+        let cpu_kinds = self.cpu_kinds;
         EngineStats {
             cpu: self.cpu.name().to_owned(),
-            cpu_ops: self.cpu_ops,
-            cpu_retries: self.cpu_retries,
+            cpu_ops: cpu_kinds.iter().map(CpuKind::ops).sum(),
+            cpu_retries: cpu_kinds.iter().map(|kind| kind.retries).sum(),
+            cpu_kinds,
             stray_completions: self.stray,
-            backends: self.slots.iter().map(|slot| slot.stats.clone()).collect(),
+            chains: self.chains,
+            chains_failed: self.chains_failed,
+            backends: self.slots.iter().map(Slot::report).collect(),
         }
     }
 
-    fn start(&mut self, chain: Chain, tag: u64) -> u64 {
-        self.serial += 1;
-        let serial = self.serial;
-        if self.runs_inline(&chain) {
-            let result = self.run_inline(&chain);
-            self.recycle(chain);
-            self.done.push((serial, ChainDone { tag, result }));
-        } else {
-            let flight = Flight::new(serial, tag, chain);
-            self.ready.extend(flight.roots().map(|node| (serial, node)));
-            self.flights.push(flight);
-            self.dispatch();
+    /// Makes a flight of a chain that waits for no other, and starts it.
+    fn launch(&mut self, chain: Chain, report: Report) {
+        let (key, flight) = self.flights.insert();
+        flight.board(chain, report);
+        self.take_off(key);
+        self.dispatch();
+    }
+
+    /// Starts a flight that waits for no other any more.
+    pub(crate) fn start(&mut self, key: Key) {
+        let Some(flight) = self.flights.get_mut(key) else { return };
+        if flight.error.is_some() {
+            return self.close_if_over(key);
         }
-        serial
+        let Some(chain) = flight.chain.take() else { return };
+        if self.runs_inline(&chain) {
+            let outcome = self.run_inline(chain);
+            self.close(key, outcome);
+        } else {
+            if let Some(flight) = self.flights.get_mut(key) {
+                flight.chain = Some(chain);
+            }
+            self.take_off(key);
+        }
+    }
+
+    fn take_off(&mut self, key: Key) {
+        let Engine { flights, sweep, ready, .. } = self;
+        if let Some(flight) = flights.get_mut(key) {
+            flight.take_off(sweep, |node| ready.push_back((key, node)));
+        }
+    }
+
+    /// Whether no operation of the chain has a backend that takes it. Notes why.
+    fn runs_inline(&mut self, chain: &Chain) -> bool {
+        if !chain.kinds().intersects(self.offered) {
+            self.reasons.clear();
+            return true;
+        }
+        let mut reasons = std::mem::take(&mut self.reasons);
+        reasons.clear();
+        let inline = chain.ops().all(|op| match self.choose(&op, None) {
+            Choice::Cpu(reason) => {
+                reasons.push(reason);
+                true
+            }
+            Choice::Backend { .. } => false,
+        });
+        self.reasons = reasons;
+        inline
+    }
+
+    /// Runs a chain of which [`Engine::runs_inline`] just said that it does.
+    fn run_inline(&mut self, chain: Chain) -> Outcome {
+        let mut verdict = Verdict::default();
+        let mut failed = None;
+        for (node, op) in chain.ops().enumerate() {
+            let kind = op.kind() as usize;
+            let reason = self.reasons.get(node).copied().unwrap_or(self.not_offered[kind]);
+            self.cpu_kinds[kind].reasons[reason as usize] += 1;
+            match execute(&mut *self.cpu, &op) {
+                Ok(found) => verdict = verdict.or(found),
+                Err(fault) => {
+                    failed = Some(EngineError::Cpu { node, fault });
+                    break;
+                }
+            }
+        }
+        self.recycle(chain);
+        self.count(failed.is_some());
+        failed.map_or(Ok(verdict), Err)
     }
 
     fn recycle(&mut self, mut chain: Chain) {
@@ -187,228 +429,74 @@ impl Engine {
         }
     }
 
-    /// Whether no operation of the chain has a backend that takes it.
-    fn runs_inline(&self, chain: &Chain) -> bool {
-        self.slots.is_empty() || chain.ops().all(|op| self.route(&op).is_none())
+    fn count(&mut self, failed: bool) {
+        self.chains += 1;
+        self.chains_failed += u64::from(failed);
     }
 
-    fn run_inline(&mut self, chain: &Chain) -> Result<Verdict, EngineError> {
-        let mut verdict = Verdict::default();
-        for (node, op) in chain.ops().enumerate() {
-            let found = execute(&mut *self.cpu, &op).map_err(|fault| EngineError::Cpu { node, fault })?;
-            verdict = verdict.or(found);
-        }
-        self.cpu_ops += chain.len() as u64;
-        Ok(verdict)
-    }
-
-    /// The first healthy backend that can take `op`, and how the operation is cut for it.
-    fn route(&self, op: &Op<'_>) -> Option<(usize, Cut)> {
-        self.slots.iter().enumerate().filter(|(_, slot)| !slot.stats.quarantined).find_map(|(i, slot)| {
-            let cut = fit(op, slot.backend.caps(), |kind| slot.backend.limits(kind))?;
-            Some((i, cut))
-        })
-    }
-
-    /// Takes in completions and hands out what they released, until nothing more is at hand.
-    fn advance(&mut self) {
-        if self.flights.is_empty() {
+    /// Closes a flight of which nothing is left.
+    pub(crate) fn close_if_over(&mut self, key: Key) {
+        let Some(flight) = self.flights.get_mut(key) else { return };
+        if !flight.is_over() {
             return;
         }
-        for backend in 0..self.slots.len() {
-            let mut completions = std::mem::take(&mut self.completions);
-            self.slots[backend].backend.reap(&mut completions);
-            for completion in completions.drain(..) {
-                self.complete(backend, completion);
-            }
-            self.completions = completions;
-        }
-        self.dispatch();
-    }
-
-    fn complete(&mut self, backend: usize, completion: Completion) {
-        let Some(step) = self.take_in_hand(backend, completion.token) else {
-            self.stray += 1;
-            return;
-        };
-        let Some(at) = self.flight(step.serial) else { return };
-        self.flights[at].outstanding -= 1;
-        match completion.result {
-            Ok(verdict) => {
-                self.slots[backend].stats.completed += 1;
-                self.step_ended(at, step.node, verdict);
-            }
-            Err(_) => {
-                let stats = &mut self.slots[backend].stats;
-                stats.failed += 1;
-                stats.quarantined = true;
-                self.finish_on_cpu(at, step.node);
-            }
-        }
-        self.close_if_over(step.serial);
-    }
-
-    /// A step on a backend ended well: the next one follows, or the node has ended.
-    fn step_ended(&mut self, at: usize, node: usize, verdict: Verdict) {
-        let flight = &mut self.flights[at];
-        let serial = flight.serial;
-        let run = &mut flight.runs[node];
-        run.step += 1;
-        let more = run.route.is_some_and(|(_, cut)| run.step < cut.steps());
-        if more {
-            flight.verdict = flight.verdict.or(verdict);
-            self.ready.push_back((serial, node));
-        } else {
-            flight.end(node, verdict, |released| self.ready.push_back((serial, released)));
-        }
-    }
-
-    /// Starts every node that is ready, on the CPU or on a backend.
-    fn dispatch(&mut self) {
-        let mut batch = [(0, 0); BATCH];
-        while let Some((serial, node)) = self.ready.pop_front() {
-            let Some(at) = self.flight(serial) else { continue };
-            if self.flights[at].error.is_some() {
-                continue;
-            }
-            let Some((backend, cut)) = self.route_node(at, node) else {
-                self.finish_on_cpu(at, node);
-                self.close_if_over(serial);
-                continue;
-            };
-            batch[0] = (serial, node);
-            let mut count = 1;
-            // Whole operations for the same backend go along; a step of a cut one needs the scratch.
-            while cut.steps() == 1 && count < BATCH {
-                let Some(&(serial, node)) = self.ready.front() else { break };
-                let Some(at) = self.flight(serial) else { break };
-                let joins = self.route_node(at, node).is_some_and(|(b, c)| b == backend && c.steps() == 1);
-                if !joins || self.flights[at].error.is_some() {
-                    break;
-                }
-                self.ready.pop_front();
-                batch[count] = (serial, node);
-                count += 1;
-            }
-            self.hand_over(backend, &batch[..count]);
-        }
-    }
-
-    /// Where the next step of a node runs: where it began if that is healthy, else as routed.
-    fn route_node(&mut self, at: usize, node: usize) -> Option<(usize, Cut)> {
-        let flight = &self.flights[at];
-        let run = flight.runs[node];
-        if run.step > 0 {
-            return run.route.filter(|(backend, _)| !self.slots[*backend].stats.quarantined);
-        }
-        let route = self.route(&*flight.chain.op(node)?);
-        self.flights[at].runs[node].route = route;
-        route
-    }
-
-    /// Submits the next step of each node to a backend; what it does not take runs on the CPU.
-    fn hand_over(&mut self, backend: usize, nodes: &[(u64, usize)]) {
-        let mut ops = [ReadyOp { token: OpToken(0), op: CheckedOp(Op::Notify), fence: false }; BATCH];
-        let mut tokens = [OpToken(0); BATCH];
-        for ((serial, node), token) in nodes.iter().zip(&mut tokens) {
-            *token = self.put_in_hand(InHand { backend, serial: *serial, node: *node });
-        }
-        let Engine { flights, slots, scratch, .. } = self;
-        let mut scratch = Some(scratch);
-        for (i, (serial, node)) in nodes.iter().enumerate() {
-            let Some(flight) = flights.iter().find(|flight| flight.serial == *serial) else { continue };
-            let (Some(op), Some(run)) = (flight.chain.op(*node), flight.runs.get(*node)) else { continue };
-            let op = match (run.route, scratch.take()) {
-                (Some((_, cut)), Some(room)) if cut.steps() > 1 => step_of(op, &cut, run.step, room),
-                (_, room) => {
-                    scratch = room;
-                    op
-                }
-            };
-            ops[i] = ReadyOp { token: tokens[i], op, fence: false };
-        }
-        let slot = &mut slots[backend];
-        let taken = slot.backend.submit(&ops[..nodes.len()]).min(nodes.len());
-        slot.stats.submitted += taken as u64;
-        slot.stats.queue_full += (nodes.len() - taken) as u64;
-        for (i, (serial, node)) in nodes.iter().enumerate() {
-            if i >= taken {
-                self.take_in_hand(backend, tokens[i]);
-            }
-            let Some(at) = self.flight(*serial) else { continue };
-            if i < taken {
-                self.flights[at].outstanding += 1;
-            } else {
-                self.finish_on_cpu(at, *node);
-                self.close_if_over(*serial);
-            }
-        }
-    }
-
-    /// Runs on the CPU what is left of a node: all of it, unless it works in place, where the steps that
-    /// ended are done and the one that failed has changed nothing (`Limits::keeps_on_fault`).
-    fn finish_on_cpu(&mut self, at: usize, node: usize) {
-        let flight = &mut self.flights[at];
-        let (Some(op), Some(run)) = (flight.chain.op(node), flight.runs.get(node)) else { return };
-        self.cpu_ops += 1;
-        self.cpu_retries += u64::from(run.route.is_some());
-        let mut result = Ok(Verdict::default());
-        match run.route {
-            Some((_, cut)) if op.is_in_place() => {
-                for step in run.step..cut.steps() {
-                    let step = step_of(op, &cut, step, &mut self.scratch);
-                    result = result.and_then(|sum| Ok(execute(&mut *self.cpu, &step)?.or(sum)));
-                }
-            }
-            _ => result = execute(&mut *self.cpu, &op),
-        }
-        let serial = flight.serial;
-        match result {
-            Ok(verdict) => flight.end(node, verdict, |released| self.ready.push_back((serial, released))),
-            Err(fault) => flight.error = Some(EngineError::Cpu { node, fault }),
-        }
-    }
-
-    fn close_if_over(&mut self, serial: u64) {
-        let Some(at) = self.flight(serial) else { return };
-        if self.flights[at].is_over() {
-            let Flight { tag, chain, verdict, error, .. } = self.flights.swap_remove(at);
-            let result = error.map_or(Ok(verdict), Err);
-            self.done.push((serial, ChainDone { tag, result }));
+        let outcome = flight.error.map_or(Ok(flight.verdict), Err);
+        if let Some(chain) = flight.chain.take() {
             self.recycle(chain);
         }
+        self.count(outcome.is_err());
+        self.close(key, outcome);
     }
 
-    fn flight(&self, serial: u64) -> Option<usize> {
-        self.flights.iter().position(|flight| flight.serial == serial)
-    }
-
-    fn put_in_hand(&mut self, step: InHand) -> OpToken {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.table.push(Entry::default());
-            self.table.len() - 1
-        });
-        let entry = &mut self.table[index];
-        entry.step = Some(step);
-        OpToken(u64::from(entry.generation) << 32 | index as u64)
-    }
-
-    /// Removes the step that `token` names, if it is in the hands of this backend.
-    fn take_in_hand(&mut self, backend: usize, token: OpToken) -> Option<InHand> {
-        let index = (token.0 & u64::from(u32::MAX)) as usize;
-        let entry = self.table.get_mut(index)?;
-        if u64::from(entry.generation) != token.0 >> 32 {
-            return None;
+    /// Forgets a flight that ended so, tells who wants to know, and starts those that waited for it last.
+    fn close(&mut self, key: Key, outcome: Outcome) {
+        let Some(flight) = self.flights.remove(key) else { return };
+        let report = std::mem::take(&mut flight.report);
+        let place = flight.place;
+        let mut followers = std::mem::take(&mut flight.followers);
+        for follower in followers.drain(..) {
+            let Some(flight) = self.flights.get_mut(follower) else { continue };
+            flight.waits_for = flight.waits_for.saturating_sub(1);
+            flight.place = place;
+            if outcome.is_err() {
+                flight.error = flight.error.or(Some(EngineError::Dependency));
+            }
+            if flight.waits_for == 0 {
+                self.starting.push_back(follower);
+            }
         }
-        let step = entry.step.take_if(|step| step.backend == backend)?;
-        entry.generation = entry.generation.wrapping_add(1);
-        self.free.push(index);
-        Some(step)
+        if let Some(flight) = self.flights.removed(key) {
+            flight.followers = followers;
+        }
+        self.report(report, outcome);
+    }
+
+    fn report(&mut self, report: Report, outcome: Outcome) {
+        if let Some(index) = report.tx {
+            self.wakers.extend(self.desk.end(index, outcome));
+        }
+        match report.done {
+            Done::None => {}
+            Done::Tag(tag) => self.done.push(ChainDone { tag, result: outcome }),
+            Done::Callback(callback) => {
+                self.callbacks.push_back((callback, ChainDone { tag: 0, result: outcome }));
+            }
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Handles may say that the engine is gone only when nothing touches memory any more.
+        self.slots.clear();
+        self.wakers.extend(self.desk.close());
+        self.wake();
     }
 }
 
 /// A node without bytes needs nobody.
-fn execute(cpu: &mut dyn Inline, op: &CheckedOp<'_>) -> Result<Verdict, Fault> {
+#[inline]
+pub(crate) fn execute(cpu: &mut dyn Inline, op: &CheckedOp<'_>) -> Result<Verdict, Fault> {
     if matches!(**op, Op::Notify) { Ok(Verdict::default()) } else { cpu.execute(op) }
 }
 
@@ -420,5 +508,6 @@ mod tests {
     fn the_engine_can_move_to_another_thread() {
         fn is_send<T: Send>() {}
         is_send::<Engine>();
+        is_send::<Tx>();
     }
 }

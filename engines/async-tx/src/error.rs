@@ -112,4 +112,33 @@ pub enum EngineError {
         /// Why.
         fault: Fault,
     },
+    /// A chain that it was to run after failed, so it was not started.
+    #[error("a chain that it depends on failed")]
+    Dependency,
+    /// It was to run after a chain of another engine, so it was not started.
+    #[error("it depends on a chain of another engine")]
+    Foreign,
+    /// The engine was dropped before the chain ended. Nothing touches its memory any more.
+    #[error("the engine was dropped before the chain ended")]
+    Dropped,
+    /// From [`crate::Engine::run`] only: a backend neither ended nor gave back an operation for longer than
+    /// [`crate::EngineConfig::run_patience`]. **The chain is still in flight**: its memory must be kept until
+    /// [`crate::Engine::in_flight`] is zero or the engine was dropped.
+    #[error("a backend does not give back the memory of the chain, which is still in flight")]
+    Stuck,
+}
+
+/// Why waiting for a chain ended without a verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The deadline came first. The chain is still in flight and can be waited for again.
+    #[error("the chain did not end before the deadline and is still in flight")]
+    Deadline,
+    /// The handle is that of another engine's chain.
+    #[error("the chain is one of another engine")]
+    Foreign,
+    /// The chain ended, and failed.
+    #[error(transparent)]
+    Chain(#[from] EngineError),
 }

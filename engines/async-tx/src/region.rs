@@ -23,7 +23,12 @@ impl Region {
     /// - `ptr` is not null and the `len` bytes stay allocated, initialised and in place; they are
     ///   readable, and writable too if an operation names the region as a destination;
     /// - from the submission of a chain until it is reaped nobody else, other chains in flight
-    ///   included, writes the bytes, nor reads them if the chain writes them.
+    ///   included, writes the bytes, nor reads them if the chain writes them. Chains that are ordered by
+    ///   [`crate::Submit::after`], directly or through others, may.
+    ///
+    /// Reaped is a chain when its end was told: by [`crate::Engine::poll`], by its [`crate::Tx`], or by
+    /// [`crate::Engine::run`] returning anything but [`crate::EngineError::Stuck`]; and every chain is when
+    /// its engine was dropped.
     pub const unsafe fn new(ptr: *mut u8, len: usize) -> Self {
         // SAFETY: the caller promises that it is not null.
         Region { ptr: unsafe { NonNull::new_unchecked(ptr) }, len }
