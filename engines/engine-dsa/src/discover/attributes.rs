@@ -77,7 +77,8 @@ impl Attributes {
     }
 }
 
-fn plain_decimal(text: &str) -> Option<u64> {
+/// A number of decimal digits alone.
+pub(super) fn plain_decimal(text: &str) -> Option<u64> {
     // parse would take a sign.
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

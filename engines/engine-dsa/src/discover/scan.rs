@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, eaccess};
 
-use super::attributes::{Attributes, read};
+use super::attributes::{Attributes, plain_decimal, read};
 use super::verdict::{Access, obstacles};
 use super::{Device, Engine, Group, Kind, Mode, Paths, Queue, Snapshot, State};
 use crate::caps::{DsaCaps, GenCap, OpSet};
@@ -112,7 +112,7 @@ fn device(paths: &Paths, number: u32, flat: &[String]) -> Device {
         let mut at = Attributes::of(directory_of(format!("engine{number}.{part}")));
         device
             .engines
-            .push(Engine { number: part, group_id: at.parsed("group_id", false, group_id).flatten() });
+            .push(Engine { number: part, group_id: at.parsed("group_id", false, number_or_none).flatten() });
     }
     for part in parts(&all, "group", number) {
         device.groups.push(group(Attributes::of(directory_of(format!("group{number}.{part}"))), part));
@@ -128,10 +128,7 @@ fn device(paths: &Paths, number: u32, flat: &[String]) -> Device {
 
 fn attributes_of_device(at: &mut Attributes, name: String, number: u32) -> Device {
     // -1 means that no node is nearer than another.
-    let numa_node = at.parsed("numa_node", false, |text| match text.parse::<i32>() {
-        Ok(node) if node >= -1 => Some(u32::try_from(node).ok()),
-        _ => None,
-    });
+    let numa_node = at.parsed("numa_node", false, number_or_none);
     Device {
         name,
         number,
@@ -163,9 +160,9 @@ fn attributes_of_device(at: &mut Attributes, name: String, number: u32) -> Devic
     }
 }
 
-/// A group's number; -1 stands for none.
-fn group_id(text: &str) -> Option<Option<u32>> {
-    if text == "-1" { Some(None) } else { text.parse().ok().map(Some) }
+/// A number; -1 stands for none.
+fn number_or_none(text: &str) -> Option<Option<u32>> {
+    if text == "-1" { Some(None) } else { u32::try_from(plain_decimal(text)?).ok().map(Some) }
 }
 
 fn group(mut at: Attributes, number: u32) -> Group {
@@ -203,7 +200,7 @@ fn queue(paths: &Paths, device: &Device, mut at: Attributes, number: u32) -> Que
         size: at.decimal("size", true),
         threshold: at.decimal("threshold", false),
         priority: at.decimal("priority", false),
-        group_id: at.parsed("group_id", false, group_id).flatten(),
+        group_id: at.parsed("group_id", false, number_or_none).flatten(),
         cdev_minor: at.decimal("cdev_minor", false),
         max_transfer: transfer.unwrap_or(0),
         max_batch: if ops.contains(Opcode::Batch) { batch.unwrap_or(0) } else { 0 },
