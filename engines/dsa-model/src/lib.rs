@@ -31,4 +31,6 @@ pub mod model;
 pub mod personality;
 pub mod record;
 pub mod rng;
+pub mod server;
+pub mod sysfs;
 mod view;

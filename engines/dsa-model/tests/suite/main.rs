@@ -7,4 +7,5 @@ mod faults;
 mod portal;
 mod queue;
 mod random;
+mod server;
 mod vectors;
