@@ -1,6 +1,6 @@
 //! Executes one descriptor that is not a batch.
 //!
-//! [`Executor::run`] checks a descriptor and does its work on a view of memory, ending in the record the
+//! [`Executor::execute`] checks a descriptor and does its work on a memory, ending in the record the
 //! device would write; writing it is the caller's part. Big transfers go through bounded buffers, so no
 //! descriptor makes it allocate, and every loop is bounded by a size that was checked.
 

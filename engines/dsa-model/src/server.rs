@@ -27,7 +27,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use thiserror::Error;
 
 use crate::device::{CallError, ClientId};
-use crate::memory::Process;
+use crate::memory::{Memory, Process};
 use crate::model::Model;
 
 /// Bytes of a packet that are looked at, at most.
@@ -135,11 +135,11 @@ fn accept_all(socket: &OwnedFd, model: &Model) {
 }
 
 fn client_thread(socket: &OwnedFd, model: &Model) {
-    let client = match admit(socket, model) {
-        Ok(client) => client,
+    let (client, memory) = match admit(socket, model) {
+        Ok(admitted) => admitted,
         Err(errno) => return refuse(socket, errno),
     };
-    converse(socket, model, client);
+    converse(socket, model, client, &memory);
     model.with(|device| device.begin_close(client));
     while !model.with(|device| device.is_closed(client)) {
         std::thread::sleep(LOOK);
@@ -148,14 +148,16 @@ fn client_thread(socket: &OwnedFd, model: &Model) {
 }
 
 /// Binds the client with the memory of its process.
-fn admit(socket: &OwnedFd, model: &Model) -> Result<ClientId, Errno> {
+fn admit(socket: &OwnedFd, model: &Model) -> Result<(ClientId, Arc<Process>), Errno> {
     let pid = getsockopt(socket, sockopt::PeerCredentials)?.pid();
     if pid <= 0 {
         // A process that this one's namespace does not show.
         return Err(Errno::EPERM);
     }
-    let memory = Process::of(pid).map_err(|_| Errno::EPERM)?;
-    model.with(|device| device.open_with(Arc::new(memory))).map_err(|_| Errno::EBUSY)
+    let memory = Arc::new(Process::of(pid).map_err(|_| Errno::EPERM)?);
+    let shared: Arc<dyn Memory> = Arc::<Process>::clone(&memory);
+    let client = model.with(|device| device.open_with(shared)).map_err(|_| Errno::EBUSY)?;
+    Ok((client, memory))
 }
 
 /// Tells why, and waits until the client has had time to see it: it may only look after it has sent.
@@ -167,14 +169,18 @@ fn refuse(socket: &OwnedFd, errno: Errno) {
 }
 
 /// Answers packets until the client is done. An empty packet counts as that: the socket cannot tell them
-/// apart, and no write(2) of nothing needs an answer.
-fn converse(socket: &OwnedFd, model: &Model, client: ClientId) {
+/// apart, and no write(2) of nothing needs an answer. Once the system has refused access to the client's
+/// memory, there is nothing but EPERM.
+fn converse(socket: &OwnedFd, model: &Model, client: ClientId, memory: &Process) {
     let mut packet = vec![0; PACKET];
     loop {
         match recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
             Ok(0) => return,
             Ok(n) => {
-                let result = write(model, client, packet.get(..n).unwrap_or_default());
+                let result = match memory.is_refused() {
+                    true => -libc::EPERM,
+                    false => write(model, client, packet.get(..n).unwrap_or_default()),
+                };
                 if !answer(socket, result) {
                     return;
                 }

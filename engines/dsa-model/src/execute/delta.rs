@@ -65,7 +65,8 @@ impl Work<'_, '_> {
         self.delta_created(result, bytes)
     }
 
-    /// On a fault the bytes completed are whole entries of the delta record.
+    /// On a fault the bytes completed are whole entries of the delta record, and so many that the rest of it
+    /// is aligned as a record has to be, or it could not be resumed. Applying an entry twice does no harm.
     pub(super) fn apply_delta(&mut self) -> Record {
         let (delta, target, size) = (self.source(), self.destination(), self.size());
         let bytes = u32::from_le_bytes(self.d.field(at::DELTA_SIZE));
@@ -73,7 +74,7 @@ impl Work<'_, '_> {
         for done in (0..bytes).step_by(DELTA_ENTRY as usize) {
             let mut entry = [0; DELTA_ENTRY as usize];
             if let Err(fault) = self.view.read(delta.wrapping_add(done.into()), &mut entry) {
-                return self.faulted(done as usize, Fault { fault, operand: 0 });
+                return self.faulted(resumable(done), Fault { fault, operand: 0 });
             }
             let [low, high, data @ ..] = entry;
             let word = usize::from(u16::from_le_bytes([low, high]));
@@ -85,9 +86,15 @@ impl Work<'_, '_> {
                 return Record::new(status::DELTA_RANGE);
             }
             if let Err(fault) = self.view.write(target.wrapping_add(word as u64 * 8), &data) {
-                return self.faulted(done as usize, Fault { fault, operand: 1 });
+                return self.faulted(resumable(done), Fault { fault, operand: 1 });
             }
         }
         Record::new(status::SUCCESS)
     }
+}
+
+/// The most bytes of whole entries up to `done` that keep an address aligned to 8 bytes.
+fn resumable(done: u32) -> usize {
+    const ALIGNED: u32 = 4 * DELTA_ENTRY;
+    (done / ALIGNED * ALIGNED) as usize
 }

@@ -21,16 +21,8 @@ const VECTOR: usize = 256;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum ProcessError {
     /// It is this very process; see [`Process::own`].
-    #[error("process {0} is the model itself")]
+    #[error("process {0} is the model itself, whose memory is not to be reached by descriptors")]
     Own(i32),
-    /// The system does not let us: another user, or a ptrace scope.
-    #[error("no access to the memory of process {pid}: {errno} (same user? kernel.yama.ptrace_scope 0?)")]
-    Refused {
-        /// The process.
-        pid: i32,
-        /// What the system said.
-        errno: Errno,
-    },
 }
 
 /// The address space of a process.
@@ -38,6 +30,7 @@ pub enum ProcessError {
 pub struct Process {
     pid: Pid,
     gone: AtomicBool,
+    refused: AtomicBool,
 }
 
 impl Process {
@@ -46,7 +39,7 @@ impl Process {
         if pid == Pid::this().as_raw() {
             return Err(ProcessError::Own(pid));
         }
-        Ok(Self { pid: Pid::from_raw(pid), gone: AtomicBool::new(false) })
+        Ok(Self::with_pid(Pid::from_raw(pid)))
     }
 
     /// All memory of this process: any address that is mapped can be accessed, any other faults.
@@ -56,16 +49,17 @@ impl Process {
     /// only memory that its submitter owns until the device is known to be done with it, under the rules of
     /// [`Ranges::register`](super::Ranges::register).
     pub unsafe fn own() -> Self {
-        Self { pid: Pid::this(), gone: AtomicBool::new(false) }
+        Self::with_pid(Pid::this())
     }
 
-    /// Whether the process lets itself be read at all: reads one byte at `addr`, which must be mapped there.
-    pub fn probe(&self, addr: u64) -> Result<(), ProcessError> {
-        let mut byte = [0];
-        let remote = [RemoteIoVec { base: addr as usize, len: 1 }];
-        process_vm_readv(self.pid, &mut [IoSliceMut::new(&mut byte)], &remote)
-            .map(|_| ())
-            .map_err(|errno| ProcessError::Refused { pid: self.pid.as_raw(), errno })
+    fn with_pid(pid: Pid) -> Self {
+        Self { pid, gone: AtomicBool::new(false), refused: AtomicBool::new(false) }
+    }
+
+    /// Whether the system refused an access, as it does to a process of another user or where a ptrace scope
+    /// forbids it. Such an access faults like one to a missing page; this tells the two apart.
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Runs an access as vectors of pages: `call(remote, offset, length)` moves one vector.
@@ -90,6 +84,10 @@ impl Process {
                     0
                 }
                 Err(Errno::EINTR) => continue,
+                Err(Errno::EPERM) => {
+                    self.refused.store(true, Ordering::Relaxed);
+                    0
+                }
                 Err(_) => 0,
             };
             done += moved;

@@ -4,6 +4,7 @@
 
 mod common;
 mod faults;
+mod oracle;
 mod portal;
 mod queue;
 mod random;

@@ -8,6 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use dsa_model::device::{DeviceConfig, State};
+use dsa_model::faults::{Fault, FaultPlan};
+use dsa_model::memory::{Memory, Process};
+use dsa_model::personality::Personality;
+use dsa_model::sysfs::{self, DeviceEntry, QueueEntry};
 use engine_dsa::wire::{Descriptor, at, flag, status};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
@@ -174,14 +179,11 @@ fn the_contract_of_write() {
     assert!(!path.exists());
 }
 
-/// Every descriptor is held back for good by a tick that takes an hour and a plan that stalls; the queue
-/// fills up.
+/// A packet is submitted under one lock, so the engine takes nothing out of the queue in the middle of it.
 #[test]
 fn a_full_shared_queue_says_so() {
     let directory = Directory::new("full");
     let path = directory.join("wq");
-    // The queue of one entry is emptied as fast as the engine goes, so a packet that is longer than the
-    // queue cannot be taken whole: all of it is submitted under one lock.
     let _server = Server::start(&["--listen", &path.to_string_lossy(), "--queue", "shared:3:2"]);
     let (wq, memory) = (open(&path), Shared::new());
     let five: Vec<Descriptor> = (0..5).map(|slot| noop(memory.address(slot * 32))).collect();
@@ -354,21 +356,20 @@ fn the_tree_is_what_the_driver_shows() {
     assert!(!dev.join("wq3.0").exists());
 }
 
+/// The seed of a plan with one rule, of this kind and not too rare.
+fn seed_of(kind: impl Fn(&Fault) -> bool) -> String {
+    let fits = |seed: &u64| {
+        let plan = FaultPlan::random(*seed);
+        plan.rules.len() == 1 && plan.rules.iter().all(|rule| kind(&rule.fault) && rule.when.chance > 1000)
+    };
+    (0..1_000_000).find(fits).expect("there are many").to_string()
+}
+
 #[test]
 fn faults_by_seed_reach_the_client() {
     let directory = Directory::new("seed");
     let path = directory.join("wq");
-    // A seed whose plan fails with statuses or page faults, found by looking at what the plan holds.
-    let seed = (0..)
-        .find(|seed| {
-            let plan = dsa_model::faults::FaultPlan::random(*seed);
-            plan.rules.len() == 1
-                && plan.rules.iter().all(|rule| {
-                    matches!(rule.fault, dsa_model::faults::Fault::Status { .. }) && rule.when.chance > 2000
-                })
-        })
-        .expect("there are many")
-        .to_string();
+    let seed = seed_of(|fault| matches!(fault, Fault::Status { .. }));
     let _server = Server::start(&["--listen", &path.to_string_lossy(), "--faults", &seed]);
     let (wq, memory) = (open(&path), Shared::new());
     let mut statuses = std::collections::BTreeSet::new();
@@ -378,6 +379,55 @@ fn faults_by_seed_reach_the_client() {
         statuses.insert(memory.wait(0));
     }
     assert!(statuses.contains(&status::SUCCESS) && statuses.len() == 2, "{statuses:x?}");
+}
+
+#[test]
+fn a_queue_that_takes_nothing_now_says_try_again() {
+    let directory = Directory::new("again");
+    let path = directory.join("wq");
+    let seed = seed_of(|fault| matches!(fault, Fault::Retry(1..100)));
+    let _server = Server::start(&["--listen", &path.to_string_lossy(), "--faults", &seed]);
+    let (wq, memory) = (open(&path), Shared::new());
+    let mut answers = std::collections::BTreeSet::new();
+    for _ in 0..1000 {
+        memory.set(0, &[0]);
+        let answer = write(&wq, &noop(memory.address(0)).0);
+        if answer == 64 {
+            assert_eq!(memory.wait(0), status::SUCCESS);
+        }
+        answers.insert(answer);
+    }
+    assert_eq!(answers.into_iter().collect::<Vec<_>>(), [-libc::EAGAIN, 64], "W8");
+}
+
+#[test]
+fn a_halt_shows_in_the_tree() {
+    let directory = Directory::new("halt");
+    let config = DeviceConfig::shared(Personality::v1(), 8, 8);
+    let queue = QueueEntry { name: "uraid".into(), config };
+    sysfs::write(&directory.0, &DeviceEntry { number: 0, numa_node: -1, queues: vec![queue] })
+        .expect("a tree");
+    for (state, device, queue) in [
+        (State::Halted, "halted\n", "disabled\n"),
+        (State::Disabled, "enabled\n", "disabled\n"),
+        (State::Enabled, "enabled\n", "enabled\n"),
+    ] {
+        sysfs::write_state(&directory.0, 0, 0, state).expect("written");
+        let read = |name: &str| std::fs::read_to_string(directory.join(name)).expect("an attribute");
+        assert_eq!((&*read("dsa0/state"), &*read("wq0.0/state")), (device, queue));
+    }
+}
+
+#[test]
+fn the_memory_of_a_dead_process_is_gone_and_ones_own_is_refused() {
+    let child =
+        Command::new(env!("CARGO_BIN_EXE_uraid-dsa-model")).arg("--help").stdout(Stdio::null()).spawn();
+    let mut child = child.expect("it starts");
+    let memory = Process::of(child.id() as i32).expect("another process");
+    child.wait().expect("our child");
+    let fault = memory.read(0x1000, &mut [0; 8]).expect_err("it is dead");
+    assert_eq!((fault.completed, fault.addr, memory.is_gone()), (0, 0x1000, true));
+    assert!(Process::of(std::process::id() as i32).is_err());
 }
 
 #[test]
