@@ -49,3 +49,35 @@ impl<T: Send + 'static> Closing<T> {
         self.gone.load(Ordering::Acquire)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread::yield_now;
+
+    use super::*;
+
+    /// Its drop waits, as close(2) of a busy queue does.
+    struct Slow(mpsc::Receiver<()>);
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            // An error means that the test is over.
+            let _ = self.0.recv();
+        }
+    }
+
+    #[test]
+    fn closing_returns_while_the_drop_still_waits() {
+        let (release, wait) = mpsc::channel();
+        let mut closing = Closing::new();
+        assert!(!closing.is_done());
+        closing.begin(Some(Slow(wait)));
+        closing.begin(None);
+        assert!(!closing.is_done());
+        release.send(()).unwrap();
+        while !closing.is_done() {
+            yield_now();
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! Submission to a device model in another process, over a Unix socket of type SOCK_SEQPACKET.
 //!
 //! A packet is one to 64 descriptors, as a write(2) on the real node would carry. To each, the model answers
-//! with a packet of four bytes, an i32 in the machine's order: what that write(2) would have returned, an
-//! errno being negative. The model reads and writes this process's memory; so that a system with Yama lets
+//! with a packet of four bytes, an i32, little-endian: what that write(2) would have returned, an errno being
+//! negative. The model reads and writes this process's memory; so that a system with Yama lets
 //! it, it is named as the one that may trace us.
 
 use std::io;
@@ -71,7 +71,7 @@ impl SocketPortal {
         let mut answer = [0; size_of::<i32>() + 1];
         loop {
             match recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT) {
-                Ok(4) => return Ok(i32::from_ne_bytes([answer[0], answer[1], answer[2], answer[3]])),
+                Ok(4) => return Ok(i32::from_le_bytes([answer[0], answer[1], answer[2], answer[3]])),
                 // The end, or an answer of a length that no answer has.
                 Ok(0) => return Err(Errno::EPIPE),
                 Ok(_) => return Err(Errno::EPROTO),
