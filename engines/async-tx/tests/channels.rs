@@ -100,6 +100,7 @@ fn private(name: &str, channels: Vec<ChannelSpec>) -> DeviceSpec {
     DeviceSpec { private: true, ..device(name, None, channels) }
 }
 
+#[expect(clippy::unwrap_used, reason = "a helper of tests")]
 fn registry<const N: usize>(devices: [DeviceSpec; N]) -> (Channels, [DeviceId; N]) {
     let channels = Channels::default();
     let ids = devices.map(|device| channels.register(device).unwrap());
@@ -114,6 +115,7 @@ fn ids(leases: &[Lease]) -> Vec<ChannelId> {
     leases.iter().map(Lease::id).collect()
 }
 
+#[expect(clippy::unwrap_used, reason = "a helper of tests")]
 fn usage(channels: &Channels, name: &str) -> Usage {
     channels.list().into_iter().find(|channel| &*channel.name == name).unwrap().usage
 }
