@@ -37,19 +37,16 @@ impl Cut {
         if !caps.has(kind) {
             return Err(Reason::NoCapability);
         }
-        let Limits { mut sources_max, mut len_max, mut align, .. } = limits(kind);
+        let Limits { mut sources_max, mut len_max, align, .. } = limits(kind);
         // The question's alignment is a power of two, and so a multiple of powers of two alone.
         let aligned = |align: usize| question.align.is_multiple_of(align.max(1));
-        let mut source_steps = 1;
+        let (mut source_steps, mut update_align) = (1, 1);
         if sources > sources_max {
             if kind == OpKind::Pq && caps.has(OpKind::PqUpdate) {
                 let update = limits(OpKind::PqUpdate);
                 sources_max = sources_max.min(update.sources_max);
                 len_max = len_max.min(update.len_max);
-                if !aligned(update.align) {
-                    return Err(Reason::Misaligned);
-                }
-                align = align.max(update.align);
+                update_align = update.align;
             } else if !matches!(kind, OpKind::Xor | OpKind::PqUpdate | OpKind::GfMulAdd) {
                 sources_max = 0;
             }
@@ -58,10 +55,10 @@ impl Cut {
             }
             source_steps = sources.div_ceil(sources_max);
         }
-        if !aligned(align) {
+        if !aligned(align) || !aligned(update_align) {
             return Err(Reason::Misaligned);
         }
-        let align = align.max(1);
+        let align = align.max(update_align).max(1);
         let len_step = len.min(len_max - len_max % align);
         if len_step == 0 {
             return Err(Reason::NoCapability);
