@@ -385,11 +385,11 @@ impl Device {
 
     /// The entry that goes next: the oldest that is ready, or a random one.
     fn pick(&mut self) -> Option<usize> {
-        let ready: Vec<usize> = (0..self.queue.len()).filter(|index| self.is_ready(*index)).collect();
-        let oldest = *ready.first()?;
+        let oldest = (0..self.queue.len()).find(|index| self.is_ready(*index))?;
         if !self.rng.chance(self.config.faults.reorder) {
             return Some(oldest);
         }
+        let ready: Vec<usize> = (oldest..self.queue.len()).filter(|index| self.is_ready(*index)).collect();
         let picked = ready.get(self.rng.below(ready.len() as u64) as usize).copied()?;
         self.counters.reordered += u64::from(picked != oldest);
         Some(picked)

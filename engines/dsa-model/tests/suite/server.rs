@@ -225,6 +225,55 @@ fn a_dedicated_queue_refuses_a_second_client_and_a_shared_one_does_not() {
     assert_eq!(memory.wait(96), status::SUCCESS);
 }
 
+/// Tells [`the_client`] where to connect.
+const CLIENT: &str = "URAID_DSA_MODEL_TEST_CLIENT";
+
+/// No test: the client that the next one starts as a process, and kills.
+#[test]
+fn the_client() {
+    let Some(path) = std::env::var_os(CLIENT) else { return };
+    let (wq, memory) = (open(Path::new(&path)), Shared::new());
+    assert_eq!(write(&wq, &noop(memory.address(0)).0), 64);
+    assert_eq!(memory.wait(0), status::SUCCESS);
+    println!("connected");
+    loop {
+        let d = descriptor(3, memory.address(0x1000), memory.address(0x4000), 0x3000, memory.address(32));
+        write(&wq, &d.0);
+    }
+}
+
+#[test]
+fn a_client_that_is_killed_at_work_leaves_its_dedicated_queue() {
+    let directory = Directory::new("client");
+    let path = directory.join("wq");
+    let _server = Server::start(&["--listen", &path.to_string_lossy(), "--queue", "dedicated:64"]);
+    let mut client = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "server::the_client", "--nocapture"])
+        .env(CLIENT, &path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("this test starts");
+    let lines = BufReader::new(client.stdout.take().expect("a pipe")).lines();
+    let connected = lines.map_while(Result::ok).any(|line| line.contains("connected"));
+    assert!(connected);
+    let refused = open(&path);
+    assert_eq!(answer(&refused), -libc::EBUSY);
+    client.kill().expect("it runs");
+    client.wait().expect("our child");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let memory = Shared::new();
+    loop {
+        assert!(Instant::now() < deadline, "the queue stays with a dead client");
+        // The refusal may come before the send, which then is not taken.
+        let next = open(&path);
+        let sent = send(next.as_raw_fd(), &noop(memory.address(0)).0, MsgFlags::MSG_NOSIGNAL);
+        if sent == Ok(64) && answer(&next) == 64 {
+            break;
+        }
+    }
+    assert_eq!(memory.wait(0), status::SUCCESS);
+}
+
 #[test]
 fn faults_between_processes_tell_how_far_it_came_and_where() {
     let directory = Directory::new("fault");
