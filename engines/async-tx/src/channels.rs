@@ -21,6 +21,7 @@
 //! What it leaves to others: finding devices, the NUMA topology, and opening queues. Its lock is held for
 //! no call into anyone else's code.
 
+mod lease;
 mod plan;
 
 use std::collections::HashSet;
@@ -30,10 +31,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
 
+pub use self::lease::{Lease, OpenError};
 pub use self::plan::{ChannelPlan, plan_channels};
-use crate::backend::{Backend, Caps, Completion, Limits, ReadyOp, Revival};
-use crate::clock::Nanos;
-use crate::op::{Op, OpKind};
+use crate::backend::{Backend, Caps};
 
 /// Opens a channel's queue. The text says what failed, where, and what to do about it.
 pub type Opener = Arc<dyn Fn() -> Result<Box<dyn Backend>, String> + Send + Sync>;
@@ -146,18 +146,6 @@ pub enum RegisterError {
     },
 }
 
-/// Why a channel was not opened.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
-#[error("channel {channel} of device {device} does not open: {why}")]
-pub struct OpenError {
-    /// The device's name.
-    pub device: Arc<str>,
-    /// The channel's name.
-    pub channel: Arc<str>,
-    /// What the opener said.
-    pub why: Arc<str>,
-}
-
 /// How far NUMA nodes are from each other, in the unit of ACPI's SLIT: 10 is local.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Distances(Vec<Vec<u32>>);
@@ -220,6 +208,33 @@ struct Shared {
 }
 
 impl Shared {
+    /// Takes back what a lease on this channel was for.
+    fn release(&self, id: ChannelId) {
+        let mut state = self.lock();
+        let Some(at) = state.entries.iter().position(|entry| entry.info.id == id) else { return };
+        let info = &mut state.entries[at].info;
+        let users = match info.usage {
+            Usage::Public(users) => users.saturating_sub(1),
+            Usage::Exclusive => 0,
+        };
+        // Who shares a queue keeps it when another leaves, so that is no reason to look again.
+        let wakes = info.usage == Usage::Exclusive || info.dedicated;
+        info.usage = Usage::Public(users);
+        if info.leaving && users == 0 {
+            state.entries.remove(at);
+        }
+        if wakes {
+            self.changed();
+        }
+    }
+
+    /// Marks a channel as broken.
+    fn broke(&self, id: ChannelId, why: Arc<str>) {
+        if let Some(entry) = self.lock().entry(id) {
+            entry.info.broken = Some(why);
+        }
+    }
+
     /// No panic can leave the state half changed, so a poisoned lock is as good as any.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -372,134 +387,6 @@ impl Channels {
     }
 
     fn lease(&self, entry: &Entry, near: bool) -> Lease {
-        let (info, opener) = (entry.info.clone(), entry.opener.clone());
-        Lease { shared: self.0.clone(), info, opener, near }
-    }
-}
-
-/// A channel to use. Dropping it gives the channel back.
-pub struct Lease {
-    shared: Arc<Shared>,
-    info: ChannelInfo,
-    opener: Opener,
-    near: bool,
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("info", &self.info).field("near", &self.near).finish_non_exhaustive()
-    }
-}
-
-impl Lease {
-    /// The channel.
-    pub fn id(&self) -> ChannelId {
-        self.info.id
-    }
-
-    /// The channel as it was when the lease was given.
-    pub fn info(&self) -> &ChannelInfo {
-        &self.info
-    }
-
-    /// Whether it is on the NUMA node of who attached; always for an exclusive one, which was chosen.
-    pub fn is_near(&self) -> bool {
-        self.near
-    }
-
-    /// Opens the channel. The backend holds the lease: the channel is given back when the backend has
-    /// been dropped, and with it all that the queue could still write.
-    ///
-    /// Error: the opener's. The channel is given back, and marked as broken so that the next rebalance
-    /// does not take it again.
-    pub fn open(self) -> Result<Box<dyn Backend>, OpenError> {
-        match (self.opener)() {
-            Ok(backend) => Ok(Box::new(Leased { backend, _lease: self })),
-            Err(why) => {
-                let why: Arc<str> = why.into();
-                if let Some(entry) = self.shared.lock().entry(self.info.id) {
-                    entry.info.broken = Some(why.clone());
-                }
-                let ChannelInfo { device, name, .. } = self.info.clone();
-                Err(OpenError { device, channel: name, why })
-            }
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        let Some(at) = state.entries.iter().position(|entry| entry.info.id == self.info.id) else { return };
-        let info = &mut state.entries[at].info;
-        let users = match info.usage {
-            Usage::Public(users) => users.saturating_sub(1),
-            Usage::Exclusive => 0,
-        };
-        // Who shares a queue keeps it when another leaves, so that is no reason to look again.
-        let wakes = info.usage == Usage::Exclusive || info.dedicated;
-        info.usage = Usage::Public(users);
-        if info.leaving && users == 0 {
-            state.entries.remove(at);
-        }
-        if wakes {
-            self.shared.changed();
-        }
-    }
-}
-
-/// An open channel. The fields are dropped in this order.
-struct Leased {
-    backend: Box<dyn Backend>,
-    _lease: Lease,
-}
-
-impl Backend for Leased {
-    fn name(&self) -> &str {
-        self.backend.name()
-    }
-
-    fn caps(&self) -> Caps {
-        self.backend.caps()
-    }
-
-    fn limits(&self, kind: OpKind) -> Limits {
-        self.backend.limits(kind)
-    }
-
-    fn accepts(&self, op: &Op<'_>) -> bool {
-        self.backend.accepts(op)
-    }
-
-    fn fences(&self) -> Caps {
-        self.backend.fences()
-    }
-
-    fn batch(&self) -> usize {
-        self.backend.batch()
-    }
-
-    fn room(&self) -> usize {
-        self.backend.room()
-    }
-
-    fn submit(&mut self, ops: &[ReadyOp<'_>]) -> usize {
-        self.backend.submit(ops)
-    }
-
-    fn reap(&mut self, done: &mut Vec<Completion>) {
-        self.backend.reap(done);
-    }
-
-    fn abort(&mut self) {
-        self.backend.abort();
-    }
-
-    fn revive(&mut self, now: Nanos) -> Revival {
-        self.backend.revive(now)
-    }
-
-    fn relax(&mut self) {
-        self.backend.relax();
+        Lease::new(self.0.clone(), entry.info.clone(), entry.opener.clone(), near)
     }
 }
