@@ -135,6 +135,19 @@ mod tests {
         }
     }
 
+    /// The opcode bytes that the processor's manual gives stand in the function's code, in their order.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_assembler_knows_the_instructions() {
+        let function: fn(&AtomicU8) = rest;
+        // SAFETY: code is readable where it was compiled to run, and this test's binary is larger than
+        // what follows the function.
+        let code = unsafe { (function as *const u8).cast::<[u8; 128]>().read() };
+        let find = |opcode: &[u8]| code.windows(opcode.len()).position(|window| window == opcode);
+        let (umonitor, umwait) = (find(&[0xf3, 0x0f, 0xae]), find(&[0xf2, 0x0f, 0xae, 0xf1]));
+        assert!(umonitor.is_some() && umonitor < umwait, "{code:02x?}");
+    }
+
     #[test]
     fn another_thread_ends_the_wait() {
         for waiter in [Waiter::detect(), Waiter::portable()] {

@@ -52,11 +52,13 @@ fn notes(snapshot: &Snapshot) -> String {
 
 #[test]
 fn garbage_becomes_nothing_with_a_note() {
+    let tree = Tree::usual();
     for (directory, attributes) in [("dsa0", OF_DEVICE), ("dsa0/wq0.0", OF_QUEUE)] {
         for attribute in attributes {
+            let path = format!("{directory}/{attribute}");
+            let before = fs::read(tree.paths.sysfs.join(&path)).ok();
             for garbage in GARBAGE {
-                let tree = Tree::usual();
-                tree.set_bytes(&format!("{directory}/{attribute}"), garbage);
+                tree.set_bytes(&path, garbage);
                 let snapshot = tree.scan();
                 assert_eq!(snapshot.queues().count(), 4);
                 let notes = notes(&snapshot);
@@ -65,18 +67,23 @@ fn garbage_becomes_nothing_with_a_note() {
                 assert!(notes.chars().all(|c| c == '\n' || !c.is_control()), "{notes:?}");
                 assert!(find(&snapshot, "wq2.5").usable(), "other devices do not suffer");
             }
+            match before {
+                Some(bytes) => tree.set_bytes(&path, &bytes),
+                None => tree.remove(&path),
+            }
         }
     }
+    assert_eq!(notes(&tree.scan()), "");
 }
 
 #[test]
 fn missing_attributes_become_nothing() {
     let required = ["version", "gen_cap", "op_cap", "state", "max_transfer_size", "mode", "type", "size"];
+    let tree = Tree::usual();
     for (directory, attributes) in [("dsa0", OF_DEVICE), ("dsa0/wq0.0", OF_QUEUE)] {
         for attribute in attributes {
-            let tree = Tree::usual();
             let path = format!("{directory}/{attribute}");
-            tree.set(&path, "");
+            let Ok(before) = fs::read(tree.paths.sysfs.join(&path)) else { continue };
             tree.remove(&path);
             let snapshot = tree.scan();
             // What came with later kernels, or has a stand-in at the device, is not missed.
@@ -86,6 +93,7 @@ fn missing_attributes_become_nothing() {
                 missed,
                 "{path}"
             );
+            tree.set_bytes(&path, &before);
         }
     }
     let tree = Tree::usual();
@@ -104,6 +112,7 @@ fn odd_names_are_not_devices() {
         "dsa-1",
         "dsa+1",
         "dsa00",
+        "dsa!wq0.0",
         "dsa1x",
         "dsa4294967296",
         "wq0.9",

@@ -8,15 +8,22 @@ use nix::unistd::geteuid;
 
 use super::tree::{Tree, find};
 
-/// What speaks against `wq0.0` once an attribute is set.
-fn against(path: &str, value: &str) -> Vec<Obstacle> {
-    let tree = Tree::usual();
+/// What speaks against `wq0.0` while an attribute is set so. The tree is left as it was.
+fn against(tree: &Tree, path: &str, value: &str) -> Vec<Obstacle> {
+    let before = fs::read(tree.paths.sysfs.join(path)).ok();
     tree.set(path, value);
-    find(&tree.scan(), "wq0.0").obstacles.clone()
+    let obstacles = find(&tree.scan(), "wq0.0").obstacles.clone();
+    match before {
+        Some(bytes) => tree.set_bytes(path, &bytes),
+        None => tree.remove(path),
+    }
+    obstacles
 }
 
 #[test]
 fn one_obstacle_at_a_time() {
+    let tree = Tree::usual();
+    let against = |path, value| against(&tree, path, value);
     let device = |state| Obstacle::Device { device: 0, state };
     let queue = |state| Obstacle::Queue { device: 0, queue: "wq0.0".into(), state };
     assert_eq!(against("dsa0/wq0.0/priority", "10"), []);
@@ -38,6 +45,8 @@ fn one_obstacle_at_a_time() {
 
 #[test]
 fn the_words_say_what_to_do() {
+    let tree = Tree::usual();
+    let against = |path, value| against(&tree, path, value);
     let words =
         |path, value| against(path, value).iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     assert_eq!(
