@@ -139,7 +139,8 @@ pub enum Point {
     Revive,
     /// Dropping it with operations in hand returns, and after that nothing writes.
     Drop,
-    /// Dropping it while the device hangs returns, and after that nothing writes.
+    /// Dropping it while the device hangs returns, if need be when the device goes on, and after that
+    /// nothing writes.
     DropWhileStalled,
     /// A chain with dependencies gives the result of its order, whoever runs which of its operations.
     DependencyRelease,

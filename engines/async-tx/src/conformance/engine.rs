@@ -336,12 +336,14 @@ pub(super) fn retry(subject: &mut dyn Subject, arena: &mut Arena) -> Tried {
     let mut ring = Ring { subject, arena };
     let clock = Turns::default();
     let mut engine = ring.engine().with_config(config()).with_clock(Box::new(clock.clone()));
-    if !ring.subject.inject(Trouble::Fail) {
+    let mut troubles = vec![Trouble::Fail, Trouble::Stall];
+    troubles.retain(|trouble| ring.subject.inject(*trouble));
+    ring.subject.inject(Trouble::Heal);
+    if troubles.is_empty() {
         return Ok(Some("the subject can make no trouble"));
     }
-    ring.subject.inject(Trouble::Heal);
-    for round in 0..24 {
-        let trouble = [Trouble::Fail, Trouble::Stall, Trouble::Heal][round % 3];
+    troubles.push(Trouble::Heal);
+    for (round, trouble) in troubles.iter().copied().cycle().take(24).enumerate() {
         let say = |what: String| format!("in round {round}, {trouble:?}: {what}");
         let round = ring.round(&mut engine, |subject, turns| {
             clock.pass(TURN);

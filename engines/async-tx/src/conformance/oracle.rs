@@ -161,45 +161,46 @@ impl Bytes<'_> {
         }
     }
 
-    /// Finds the lost bytes by trying all values: those that give the parities that are there.
+    /// Finds the lost blocks: those with which the parities that are there come out.
     fn recover(&mut self, data: &[Option<Region>], p: Option<Region>, q: Option<Region>, lost: Lost) {
         let len = data.iter().flatten().chain(&p).chain(&q).map(|block| block.len()).next().unwrap_or(0);
-        let (mut sum_p, mut sum_q) = self.parities(data, lost, len);
-        let good_p = p.filter(|_| !lost.p).map(|p| self.copied(p));
-        let good_q = q.filter(|_| !lost.q).map(|q| self.copied(q));
+        let (sum_p, sum_q) = self.parities(data, lost, len);
+        // What the lost blocks have to add to P and Q.
+        let lacks_p = p.filter(|_| !lost.p).map(|p| plus(&sum_p, self.of(p)));
+        let lacks_q =
+            q.filter(|_| !lost.q).map(|q| plus(&sum_q, self.of(q))).unwrap_or_else(|| sum_q.clone());
         let exponents: Vec<usize> = lost.exponents().map(usize::from).collect();
-        let tables: Vec<Vec<u8>> = exponents
-            .iter()
-            .map(|exponent| (0..=255).map(|byte| mul(coefficient(*exponent), byte)).collect())
-            .collect();
-        // One block alone is recovered from P if that is good, whatever Q says.
-        let q_counts = exponents.len() == 2 || good_p.is_none();
-        let mut found = vec![vec![0; len]; exponents.len()];
-        for at in 0..if exponents.is_empty() { 0 } else { len } {
-            for first in 0..=255u8 {
-                let rest = sum_p[at] ^ first;
-                let second =
-                    if exponents.len() == 2 { rest ^ good_p.as_ref().map_or(0, |p| p[at]) } else { 0 };
-                let guess = [first, second];
-                let total =
-                    |sum: u8, of: &dyn Fn(usize) -> u8| (0..exponents.len()).fold(sum, |s, i| s ^ of(i));
-                let p_now = total(sum_p[at], &|i| guess[i]);
-                let q_now = total(sum_q[at], &|i| tables[i][usize::from(guess[i])]);
-                if good_p.as_ref().is_none_or(|p| p[at] == p_now)
-                    && (!q_counts || good_q.as_ref().is_none_or(|q| q[at] == q_now))
-                {
-                    found.iter_mut().zip(guess).for_each(|(bytes, byte)| bytes[at] = byte);
-                    (sum_p[at], sum_q[at]) = (p_now, q_now);
-                    break;
-                }
+        let found = match (&exponents[..], lacks_p) {
+            // One block alone is recovered from P if that is good, whatever Q says.
+            ([_], Some(lacks_p)) => vec![lacks_p],
+            ([x], None) => {
+                let solve = inverse(|byte| mul(coefficient(*x), byte));
+                vec![lacks_q.iter().map(|lacks| solve[usize::from(*lacks)]).collect()]
             }
-        }
+            ([x, y], Some(lacks_p)) => {
+                // The second is what P lacks beside the first, so that Q tells the first.
+                let (g_x, g_y) = (coefficient(*x), coefficient(*y));
+                let solve = inverse(|byte| mul(g_x, byte) ^ mul(g_y, byte));
+                let rest = plus(&lacks_q, &times(g_y, &lacks_p));
+                let first: Vec<u8> = rest.iter().map(|rest| solve[usize::from(*rest)]).collect();
+                vec![first.clone(), plus(&lacks_p, &first)]
+            }
+            _ => Vec::new(),
+        };
         for (exponent, bytes) in exponents.iter().zip(&found) {
             self.set_some(data.get(*exponent).copied().flatten(), bytes);
         }
+        let (sum_p, sum_q) = self.parities(data, Lost::default(), len);
         self.set_some(p.filter(|_| lost.p), &sum_p);
         self.set_some(q.filter(|_| lost.q), &sum_q);
     }
+}
+
+/// Which byte `f` makes each byte of, by trying all.
+fn inverse(f: impl Fn(u8) -> u8) -> [u8; 256] {
+    let mut table = [0; 256];
+    (0..=255).for_each(|byte| table[usize::from(f(byte))] = byte);
+    table
 }
 
 fn plus(a: &[u8], b: &[u8]) -> Vec<u8> {

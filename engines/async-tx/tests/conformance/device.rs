@@ -354,10 +354,9 @@ impl Drop for Driver {
     fn drop(&mut self) {
         let mut device = lock(&self.0);
         if device.is(Flaw::DropWaitsForever) {
-            while !device.held.is_empty() {
-                drop(device);
-                std::thread::yield_now();
-                device = lock(&self.0);
+            drop(device);
+            loop {
+                std::thread::park();
             }
         }
         if !device.is(Flaw::DropDoesNotWait) {

@@ -1,0 +1,129 @@
+//! The DSA backend passes the conformance suite over models of the device: stepped by hand, and in a thread
+//! of their own. Over the model in another process: `conformance_process` of `dsa-model`.
+
+mod model;
+
+use std::time::Duration;
+
+use async_tx::conformance::{self, Point, Subject, Trouble};
+use async_tx::{Backend, Region};
+use dsa_model::device::DeviceConfig;
+use dsa_model::faults::{ALWAYS, FaultPlan};
+use dsa_model::memory::{PAGE, PageState, Ranges};
+use dsa_model::model::{DeviceThread, Model};
+use dsa_model::personality::Personality;
+use engine_dsa::backend::Options;
+
+/// A model of a device, stepped by hand or by a thread.
+struct Modelled {
+    config: DeviceConfig,
+    options: Options,
+    threaded: bool,
+    ranges: Ranges,
+    memory: Option<Region>,
+    model: Option<Model>,
+    thread: Option<DeviceThread>,
+    stalled: bool,
+}
+
+impl Modelled {
+    fn new(config: DeviceConfig, options: Options, threaded: bool) -> Modelled {
+        let (ranges, memory, model, thread) = (Ranges::new(), None, None, None);
+        Modelled { config, options, threaded, ranges, memory, model, thread, stalled: false }
+    }
+
+    fn go(&mut self) {
+        self.stalled = false;
+        if let Some(model) = self.model.as_ref().filter(|_| self.threaded && self.thread.is_none()) {
+            self.thread = Some(model.run(Duration::from_micros(20)).expect("a thread for the device"));
+        }
+    }
+
+    /// Makes all operands' pages of a kind.
+    fn pages(&self, state: PageState) {
+        let Some(memory) = self.memory else { return };
+        let start = memory.as_ptr().expose_provenance() as u64;
+        let mut page = start;
+        while page < start + memory.len() as u64 {
+            self.ranges.set_page(page, state);
+            page += PAGE;
+        }
+    }
+}
+
+impl Subject for Modelled {
+    fn memory(&mut self, memory: Region) {
+        model::register(&self.ranges, memory);
+        self.memory = Some(memory);
+    }
+
+    fn backend(&mut self) -> Box<dyn Backend> {
+        self.pages(PageState::Present);
+        self.thread = None;
+        let model = Model::new(self.config.clone(), self.ranges.clone());
+        let backend = model::backend(&model, &self.ranges, self.options);
+        self.model = Some(model);
+        self.go();
+        Box::new(backend)
+    }
+
+    fn step(&mut self) {
+        match &self.model {
+            Some(model) if !self.threaded && !self.stalled => {
+                model.step();
+            }
+            _ => std::thread::yield_now(),
+        }
+    }
+
+    /// What fails is that the pages are not there, and do not come however often they are touched.
+    fn inject(&mut self, trouble: Trouble) -> bool {
+        match trouble {
+            Trouble::Fail => self.pages(PageState::Missing),
+            Trouble::Stall => (self.stalled, self.thread) = (true, None),
+            Trouble::Heal => {
+                self.pages(PageState::Present);
+                self.go();
+            }
+        }
+        true
+    }
+}
+
+/// Ready entries go in random order, and so do members of batches between fences.
+fn reordering(config: DeviceConfig) -> DeviceConfig {
+    config.with_faults(FaultPlan::seeded(7).with_reorder(ALWAYS))
+}
+
+/// The suite over this device; returns the points that could not be tried.
+fn passes(config: DeviceConfig, options: Options, threaded: bool) -> Vec<Point> {
+    let report = conformance::run(&mut Modelled::new(config, options, threaded));
+    assert!(report.passed(), "{report}");
+    report.not_tried().collect()
+}
+
+const WITHOUT_BATCHES: [Point; 2] = [Point::Fence, Point::AbandonedBehindFence];
+
+#[test]
+fn a_dedicated_queue_of_version_1_0_passes_every_point() {
+    let config = reordering(DeviceConfig::dedicated(Personality::v1_restricted(), 16));
+    assert_eq!(passes(config, model::options(), false), WITHOUT_BATCHES, "there are no batches to fence in");
+}
+
+#[test]
+fn a_shared_queue_of_version_2_0_with_batches_passes_every_point() {
+    let config = reordering(DeviceConfig::shared(Personality::v2(), 16, 12));
+    assert_eq!(passes(config, model::options(), false), []);
+}
+
+#[test]
+fn a_queue_of_one_entry_and_small_transfers_passes_every_point() {
+    let personality = Personality { max_transfer: 4096, max_batch: 3, ..Personality::v2() };
+    assert_eq!(passes(DeviceConfig::dedicated(personality, 1), model::options(), false), []);
+}
+
+#[test]
+fn a_device_that_runs_by_itself_passes_every_point() {
+    let config = reordering(DeviceConfig::dedicated(Personality::v2(), 32));
+    assert_eq!(passes(config, model::options(), true), []);
+}
