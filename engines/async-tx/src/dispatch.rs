@@ -139,6 +139,7 @@ impl Engine {
             && !matches!(kind, OpKind::Crc32c | OpKind::CopyCrc32c);
         flight.outstanding += 1;
         slot.pending.push(Waiter { flight: key, node, fence });
+        slot.pending_kinds = slot.pending_kinds.with(kind);
         if shields {
             let batch = slot.batch;
             flight.each_successor(node, |after, run| {
@@ -165,7 +166,9 @@ impl Engine {
         let Some(run) = flight.runs.get(node) else { return };
         let Some(Place::Backend(index)) = run.parent else { return };
         let Some(slot) = self.slots.get(index) else { return };
-        let fences = slot.backend.as_ref().is_some_and(|backend| backend.fences().has(op.kind()));
+        // A fence waits for all before it, related or not.
+        let kinds = slot.pending_kinds.with(op.kind());
+        let fences = slot.backend.as_ref().is_some_and(|backend| backend.fences().covers(kinds));
         let seeded = matches!(
             *op,
             Op::Crc32c { seed: Seed::From(_), .. } | Op::CopyCrc32c { seed: Seed::From(_), .. }

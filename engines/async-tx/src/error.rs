@@ -80,7 +80,8 @@ pub enum Fault {
     #[error("the device is gone")]
     Gone,
     /// The backend is healthy but did not do this one to its end: a page was missing, or its device turned
-    /// out not to take such operands. The destinations hold anything. Like [`Fault::Abandoned`], and unlike
+    /// out not to take such operands. The destinations hold anything, unless the limits say that they are
+    /// kept ([`crate::Limits::keeps_on_fault`]). Like [`Fault::Abandoned`], and unlike
     /// every other fault, this is no reason to quarantine the backend: the operation runs on the CPU, after
     /// its predecessors ended, and the backend goes on. What a backend declines for good leaves its
     /// [`caps`](crate::Backend::caps) at once.

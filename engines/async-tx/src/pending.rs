@@ -1,7 +1,7 @@
 //! Batches: what is gathered for a backend is issued in one call, when there is enough of it or when the
 //! caller says so.
 
-use crate::backend::{OpToken, ReadyOp};
+use crate::backend::{Caps, OpToken, ReadyOp};
 use crate::check::CheckedOp;
 use crate::clock::Nanos;
 use crate::engine::Engine;
@@ -41,6 +41,7 @@ impl Engine {
         let mut list = std::mem::take(&mut slot.pending);
         self.last_batch += 1;
         slot.batch = self.last_batch;
+        slot.pending_kinds = Caps::NONE;
         // Small lists do not pay for clearing a large array.
         let taken = match list.len() {
             1 => self.hand_over::<1>(index, &list),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::Fault;
 use crate::alert::Alert;
-use crate::backend::{Backend, Revival};
+use crate::backend::{Backend, Caps, Revival};
 use crate::clock::Nanos;
 use crate::engine::Engine;
 use crate::flight::Berth;
@@ -129,6 +129,7 @@ impl Engine {
         self.last_batch += 1;
         if let Some(slot) = self.slots.get_mut(index) {
             slot.batch = self.last_batch;
+            slot.pending_kinds = Caps::NONE;
         }
         self.look_at_offers();
         self.take_back(&list);
@@ -230,8 +231,8 @@ impl Engine {
 impl crate::slot::Probing {
     /// Puts off the next look.
     fn wait(&mut self, now: Nanos, longest: Duration) {
-        self.next = now.after(self.pause);
         self.pause = doubled(self.pause, longest);
+        self.next = now.after(self.pause);
     }
 }
 
@@ -245,8 +246,7 @@ impl Slot {
         self.backend.as_ref()?;
         match self.health {
             Health::Good => (self.in_hand > 0).then_some(self.check_at),
-            Health::Quarantined => Some(self.probing.next),
-            Health::Leaving => Some(self.probing.next),
+            Health::Quarantined | Health::Leaving => Some(self.probing.next),
         }
     }
 

@@ -49,6 +49,8 @@ pub(crate) struct Slot {
     pub(crate) epoch: u32,
     /// Nodes that are to be issued together.
     pub(crate) pending: Vec<Waiter>,
+    /// The kinds of the operations in it.
+    pub(crate) pending_kinds: Caps,
     /// Names that list, until it is issued.
     pub(crate) batch: u64,
     /// Operations in its hands.
@@ -80,6 +82,7 @@ impl Slot {
             near,
             epoch: 0,
             pending: Vec::new(),
+            pending_kinds: Caps::NONE,
             batch: 0,
             in_hand: 0,
             check_at: Nanos::NEVER,

@@ -1,7 +1,7 @@
 //! The oracle: each operation interpreted byte by byte on a plain vector, lost bytes found by trying all
 //! values against the definitions of P and Q.
 
-use async_tx::{Chain, Change, Lost, Op, Region, Verdict, XorMode};
+use async_tx::{Chain, Change, Lost, Op, Region, Seed, Verdict, XorMode};
 use raid6_simd::gf;
 
 use crate::world::World;
@@ -10,12 +10,40 @@ use crate::world::World;
 pub(crate) fn interpret(world: &World, chain: &Chain, bytes: &mut [u8]) -> Verdict {
     let mut verdict = Verdict::default();
     for op in chain.ops() {
+        let crc = crc_of(world, bytes, &op);
         for at in 0..op.len() {
             let found = Column { world, bytes, at }.apply(&op);
             verdict = verdict.or(found);
         }
+        if let Some((region, crc)) = crc {
+            let at = world.offset(region);
+            bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+        }
     }
     verdict
+}
+
+/// The CRC that the operation leaves, and where.
+fn crc_of(world: &World, bytes: &[u8], op: &Op<'_>) -> Option<(Region, u32)> {
+    let (Op::Crc32c { src, seed, crc } | Op::CopyCrc32c { src, seed, crc, .. }) = *op else { return None };
+    let of = |region: Region| &bytes[world.offset(region)..][..region.len()];
+    let seed = match seed {
+        Seed::Value(value) => value,
+        Seed::From(region) => u32::from_le_bytes(of(region).try_into().unwrap()),
+    };
+    Some((crc, crc32c(seed, of(src))))
+}
+
+/// CRC-32C (RFC 3720) of `bytes` behind others whose CRC is `seed`, bit by bit.
+fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
+    let bit = |rest: u32| (rest >> 1) ^ if rest & 1 == 1 { 0x82f6_3b78 } else { 0 };
+    !bytes.iter().fold(!seed, |rest, byte| (0..8).fold(rest ^ u32::from(*byte), |rest, _| bit(rest)))
+}
+
+#[test]
+fn the_crc_of_the_model_is_that_of_the_book() {
+    assert_eq!(crc32c(0, b"123456789"), 0xe306_9283);
+    assert_eq!(crc32c(crc32c(0, b"1234"), b"56789"), 0xe306_9283);
 }
 
 /// Byte `at` of every block.
@@ -81,7 +109,14 @@ impl Column<'_> {
                 }
             }
             Op::Recover { data, p, q, lost } => self.recover(data, p, q, lost),
-            other => unimplemented!("{other:?}"),
+            Op::GfMulAdd { products, dst } => {
+                let sum = products.iter().fold(0, |sum, p| sum ^ gf::mul(p.coefficient, self.get(p.src)));
+                self.set(Some(dst), self.get(dst) ^ sum);
+            }
+            Op::Compare { a, b } => verdict.differs = self.get(a) != self.get(b),
+            Op::Dualcast { src, dst } => dst.map(|dst| self.set(Some(dst), self.get(src))).into_iter().collect(),
+            Op::Crc32c { .. } => {}
+            Op::CopyCrc32c { src, dst, .. } => self.set(Some(dst), self.get(src)),
         }
         verdict
     }

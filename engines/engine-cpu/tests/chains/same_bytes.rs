@@ -1,10 +1,12 @@
 //! Whoever computes, and whether the caller waits or polls, the bytes and the verdict are the model's.
 
+use std::time::Duration;
+
 use async_tx::*;
 use engine_cpu::CpuBackend;
 use raid6_simd::{Kernel, Kernels, Selection};
 
-use crate::late::{Habits, Late};
+use crate::late::{Habits, Late, Ticking};
 use crate::model::interpret;
 use crate::world::{Rng, World, cases};
 
@@ -38,6 +40,9 @@ fn compare(default_cases: usize, mut make: impl FnMut(&mut Rng) -> Engine) -> Ve
         engine.submit(chain.clone(), 42);
         let mut done = Vec::new();
         while done.is_empty() {
+            if rng.chance(3) {
+                engine.issue_pending_all();
+            }
             engine.poll(&mut done);
         }
         assert_eq!(done, [ChainDone { tag: 42, result: Ok(verdict) }], "{what}: poll, {chain:?}");
@@ -118,6 +123,81 @@ fn on_a_backend_that_fails() {
     let failed: Vec<_> = stats.iter().filter(|s| s.backends[0].failed > 0).collect();
     assert!(failed.len() > 100, "only {} engines saw a fault", failed.len());
     assert!(failed.iter().all(|s| s.backends[0].quarantined && s.cpu_retries > 0));
+}
+
+#[test]
+fn on_a_backend_that_declines() {
+    let stats = compare(300, |rng| {
+        let limits = Limits { sources_max: 3, keeps_on_fault: rng.chance(2), ..Limits::NONE };
+        let (batch, fences) = (1 + rng.below(4), [Caps::ALL, Caps::NONE][rng.below(2)]);
+        late(rng, Habits { limits, batch, fences, declines_one_in: 3, ..Habits::GOOD })
+    });
+    assert!(stats.iter().all(|s| !s.backends[0].quarantined && s.backends[0].quarantines == 0));
+    assert!(stats.iter().any(|s| s.backends[0].declined > 3));
+}
+
+#[test]
+fn on_a_backend_that_fences_its_batches() {
+    let mut rng = Rng(SEED);
+    let fences = (0..5).map(|_| rng.below(1 << 14)).map(|kinds| {
+        OpKind::ALL.into_iter().filter(|k| kinds >> *k as usize & 1 == 1).fold(Caps::NONE, Caps::with)
+    });
+    let fences: Vec<_> = fences.chain([Caps::ALL]).collect();
+    let stats = compare(600, |rng| {
+        let fences = fences[rng.below(fences.len())];
+        let (batch, queue) = (2 + rng.below(10), 1 + rng.below(12));
+        let fails_one_in = [0, 10][rng.below(2)];
+        let limits = Limits { keeps_on_fault: rng.chance(2), ..Limits::NONE };
+        late(rng, Habits { fences, batch, queue, fails_one_in, limits, ..Habits::GOOD })
+    });
+    let sum = |counter: fn(&BackendStats) -> u64| stats.iter().map(|s| counter(&s.backends[0])).sum::<u64>();
+    assert!(sum(|s| s.fences) > 500 && sum(|s| s.abandoned) > 20, "{} fences", sum(|s| s.fences));
+    let (ops, calls) = (sum(|s| s.submitted), sum(|s| s.batches));
+    assert!(ops > calls + calls / 4, "{ops} operations in {calls} calls");
+}
+
+#[test]
+fn on_a_backend_that_hangs_and_comes_back() {
+    let stats = compare(400, |rng| {
+        let limits = Limits {
+            sources_max: [255, 2][rng.below(2)],
+            len_max: [usize::MAX, 90][rng.below(2)],
+            keeps_on_fault: rng.chance(2),
+            ..Limits::NONE
+        };
+        let (batch, fences) = (1 + rng.below(4), [Caps::ALL, Caps::NONE][rng.below(2)]);
+        let (stalls_one_in, revives) = (1 + rng.below(9), rng.chance(2));
+        let habits = Habits { limits, batch, fences, stalls_one_in, revives, ..Habits::GOOD };
+        let probe_after = Duration::from_millis(1 + rng.below(30) as u64);
+        let config = EngineConfig { probe_after, ..EngineConfig::default() };
+        late(rng, habits).with_clock(Ticking::boxed(10_000_000)).with_config(config)
+    });
+    let sum = |counter: fn(&BackendStats) -> u64| stats.iter().map(|s| counter(&s.backends[0])).sum::<u64>();
+    assert!(sum(|s| s.timeouts) > 100 && sum(|s| s.aborted) > 100, "{} timeouts", sum(|s| s.timeouts));
+    assert!(sum(|s| s.revived) > 20, "{} revivals", sum(|s| s.revived));
+}
+
+#[test]
+fn on_a_backend_that_lies_and_is_checked() {
+    let in_place = [OpKind::PqUpdate, OpKind::GfMulAdd];
+    let caps = in_place.into_iter().fold(Caps::ALL, Caps::without);
+    let stats = compare(400, |rng| {
+        // Without keeping destinations it gets nothing in place, and all else can be checked.
+        let limits = Limits {
+            sources_max: [254, 3][rng.below(2)],
+            len_max: [usize::MAX, 90][rng.below(2)],
+            keeps_on_fault: false,
+            ..Limits::NONE
+        };
+        let (batch, fences) = (1 + rng.below(4), [Caps::ALL, Caps::NONE][rng.below(2)]);
+        let (lies_one_in, revives) = (1 + rng.below(9), rng.chance(2));
+        let habits = Habits { caps, limits, batch, fences, lies_one_in, revives, ..Habits::GOOD };
+        let config = EngineConfig { cross_check: 1, ..EngineConfig::default() };
+        late(rng, habits).with_config(config)
+    });
+    let sum = |counter: fn(&BackendStats) -> u64| stats.iter().map(|s| counter(&s.backends[0])).sum::<u64>();
+    let (checks, mismatches) = (sum(|s| s.cross_checks), sum(|s| s.mismatches));
+    assert!(checks > 500 && mismatches > 200, "{checks} checks, {mismatches} mismatches");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Memory for chains, and random chains over it.
 
-use async_tx::{Chain, Change, Lost, NodeId, Op, Region, XorMode};
+use async_tx::{Chain, Change, Lost, NodeId, Op, Product, Region, Seed, XorMode};
 
 /// SplitMix64.
 #[derive(Clone)]
@@ -99,26 +99,16 @@ impl World {
     }
 
     fn push_random(&self, rng: &mut Rng, chain: &mut Chain, deps: &[NodeId]) -> NodeId {
-        let len = if rng.chance(2) { 1 + rng.below(STRIP) } else { 64 * (1 + rng.below(STRIP / 64)) };
-        let mut strips: Vec<_> = (0..STRIPS).collect();
-        for i in (1..STRIPS).rev() {
-            strips.swap(i, rng.below(i + 1));
-        }
-        // Destinations come from strips of their own, sources from all others.
-        let mut own = || strips.pop().unwrap();
-        let (d, e) = (own(), own());
-        let (dst, second) = (self.in_strip(rng, d, len), self.in_strip(rng, e, len));
-        let source = |rng: &mut Rng| {
-            let strip = strips[rng.below(strips.len())];
-            self.in_strip(rng, strip, len)
-        };
+        let mut operands = Operands::random(self, rng);
+        let Operands { dst, second, .. } = operands;
         let wanted = [(true, true), (true, false), (false, true)][rng.below(3)];
         let (p, q) = (wanted.0.then_some(dst), wanted.1.then_some(second));
         let n_max = if rng.chance(8) { 40 } else { 7 };
         let n = 1 + rng.below(n_max);
+        let mut source = |rng: &mut Rng| operands.source(rng);
         let mut srcs: Vec<_> = (0..n).map(|_| source(rng)).collect();
         let mut data: Vec<_> = (0..n).map(|_| (!rng.chance(5)).then(|| source(rng))).collect();
-        match rng.below(9) {
+        match rng.below(14) {
             0 => chain.push(Op::Notify, deps),
             1 => chain.push(Op::Copy { src: source(rng), dst }, deps),
             2 => chain.push(Op::Fill { dst, byte: rng.next() as u8 }, deps),
@@ -143,33 +133,126 @@ impl World {
                 chain.push(Op::PqVal { data: &data, p, q }, deps)
             }
             7 => {
-                let (old, new, exponent) = (source(rng), source(rng), rng.below(255) as u8);
-                let change = Change { exponent, old: Some(old), new: Some(new) };
-                chain.push(Op::PqUpdate { changes: &[change], p, q }, deps)
+                let count = if rng.chance(2) { 1 } else { n };
+                let changes: Vec<_> = (0..count).map(|_| operands.change(rng)).collect();
+                chain.push(Op::PqUpdate { changes: &changes, p, q }, deps)
+            }
+            8 => {
+                let product = |src: &Region| Product { coefficient: rng.next() as u8, src: *src };
+                let products: Vec<_> = srcs.iter().map(product).collect();
+                chain.push(Op::GfMulAdd { products: &products, dst }, deps)
+            }
+            9 => {
+                let src = source(rng);
+                if rng.chance(2) {
+                    chain.push(Op::Copy { src, dst }, deps).unwrap();
+                    self.spoil(rng, chain, dst);
+                }
+                chain.push(Op::Compare { a: src, b: dst }, deps)
+            }
+            10 => chain.push(Op::Dualcast { src: source(rng), dst: [dst, second] }, deps),
+            11 => {
+                let (seed, crc) = (operands.seed(rng), operands.word(rng, second));
+                chain.push(Op::Crc32c { src: operands.source(rng), seed, crc }, deps)
+            }
+            12 => {
+                let (seed, crc) = (operands.seed(rng), operands.word(rng, second));
+                chain.push(Op::CopyCrc32c { src: operands.source(rng), dst, seed, crc }, deps)
             }
             _ => {
-                let x = rng.below(n);
-                let y = (x + 1 + rng.below(n.max(2) - 1)) % n;
-                let (p, q, lost) = match rng.below(7) {
-                    0 => (Some(source(rng)), None, Lost::new(&[x as u8], false, false)),
-                    1 => (None, Some(source(rng)), Lost::new(&[x as u8], false, false)),
-                    2 => (Some(second), Some(source(rng)), Lost::new(&[x as u8], true, false)),
-                    3 => (Some(source(rng)), Some(second), Lost::new(&[x as u8], false, true)),
-                    4 if x != y => {
-                        data[y] = Some(second);
-                        (Some(source(rng)), Some(source(rng)), Lost::new(&[x as u8, y as u8], false, false))
-                    }
-                    5 => (Some(dst), Some(second), Lost::new(&[], true, true)),
-                    _ => (Some(source(rng)), Some(second), Lost::new(&[], false, true)),
-                };
-                let lost = lost.unwrap();
-                if lost.has(x) {
-                    data[x] = Some(dst);
-                }
+                let recovery = Recovery::random(rng, n, &mut operands, &mut data);
+                let Recovery { p, q, lost } = recovery;
                 chain.push(Op::Recover { data: &data, p, q, lost }, deps)
             }
         }
         .unwrap()
+    }
+}
+
+/// What a random operation works on.
+struct Operands<'a> {
+    world: &'a World,
+    /// Two destinations, each in a strip of its own.
+    dst: Region,
+    second: Region,
+    /// The strips of the sources.
+    others: Vec<usize>,
+    len: usize,
+}
+
+impl<'a> Operands<'a> {
+    fn random(world: &'a World, rng: &mut Rng) -> Self {
+        // The second one may have to hold the four bytes of a CRC.
+        let len = if rng.chance(2) { 1 + rng.below(STRIP) } else { 64 * (1 + rng.below(STRIP / 64)) };
+        let mut others: Vec<_> = (0..STRIPS).collect();
+        for i in (1..STRIPS).rev() {
+            others.swap(i, rng.below(i + 1));
+        }
+        let mut own = || others.pop().unwrap();
+        let (d, e) = (own(), own());
+        let (dst, second) = (world.in_strip(rng, d, len), world.in_strip(rng, e, len));
+        Operands { world, dst, second, others, len }
+    }
+
+    fn source(&mut self, rng: &mut Rng) -> Region {
+        let strip = self.others[rng.below(self.others.len())];
+        self.world.in_strip(rng, strip, self.len)
+    }
+
+    fn change(&mut self, rng: &mut Rng) -> Change {
+        let (old, new) = [(true, true), (true, false), (false, true)][rng.below(3)];
+        let (old, new) = (old.then(|| self.source(rng)), new.then(|| self.source(rng)));
+        Change { exponent: rng.below(255) as u8, old, new }
+    }
+
+    /// Four bytes in the strip of a destination.
+    fn word(&mut self, rng: &mut Rng, near: Region) -> Region {
+        let strip = self.world.offset(near) / STRIP;
+        self.world.region(strip * STRIP + 4 * rng.below(8), 4)
+    }
+
+    /// A seed that is sometimes what an earlier operation left, for all words are where few fit.
+    fn seed(&mut self, rng: &mut Rng) -> Seed {
+        let strip = self.others[rng.below(self.others.len())];
+        match rng.below(3) {
+            0 => Seed::Value(0),
+            1 => Seed::Value(rng.next() as u32),
+            _ => Seed::From(self.world.region(strip * STRIP + 4 * rng.below(8), 4)),
+        }
+    }
+}
+
+/// What a random recovery recovers, and from what.
+struct Recovery {
+    p: Option<Region>,
+    q: Option<Region>,
+    lost: Lost,
+}
+
+impl Recovery {
+    fn random(rng: &mut Rng, n: usize, operands: &mut Operands<'_>, data: &mut [Option<Region>]) -> Self {
+        let Operands { dst, second, .. } = *operands;
+        let x = rng.below(n);
+        let y = (x + 1 + rng.below(n.max(2) - 1)) % n;
+        let mut source = || Some(operands.source(rng));
+        let (a, b) = (source(), source());
+        let (p, q, lost) = match rng.below(7) {
+            0 => (a, None, Lost::new(&[x as u8], false, false)),
+            1 => (None, a, Lost::new(&[x as u8], false, false)),
+            2 => (Some(second), a, Lost::new(&[x as u8], true, false)),
+            3 => (a, Some(second), Lost::new(&[x as u8], false, true)),
+            4 if x != y => {
+                data[y] = Some(second);
+                (a, b, Lost::new(&[x as u8, y as u8], false, false))
+            }
+            5 => (Some(dst), Some(second), Lost::new(&[], true, true)),
+            _ => (a, Some(second), Lost::new(&[], false, true)),
+        };
+        let lost = lost.unwrap();
+        if lost.has(x) {
+            data[x] = Some(dst);
+        }
+        Recovery { p, q, lost }
     }
 }
 
