@@ -11,6 +11,7 @@ use uraid_blockio::{ArenaError, AttachError, Member};
 use uraid_core::StartError;
 
 use crate::conn::ConnectionLimits;
+use crate::offload::{DsaUse, NewBackend, Offload, OffloadConfig};
 
 /// The least bytes for payloads: the longest payload of the protocol must fit.
 pub const POOL_BYTES_MIN: usize = nbd_rs::wire::limit::PAYLOAD as usize;
@@ -74,7 +75,7 @@ pub struct ShardConfig {
     pub members: Vec<Member>,
     /// Refuse writes and leave the members as they are.
     pub read_only: bool,
-    /// Who computes; see [`cpu_engine`].
+    /// Who computes; see [`engine`] and [`cpu_engine`].
     pub engine: Engine,
     /// Sizes and times.
     pub tuning: Tuning,
@@ -115,4 +116,40 @@ pub fn cpu_engine(kernels: &str) -> Result<Engine, SelectError> {
     let name = kernels.kernel().map_or("all in turn", Kernel::name);
     tracing::info!("parity kernels: {name} ({})", kernels.why());
     Ok(Engine::new(Box::new(CpuBackend::new(kernels))))
+}
+
+/// Why an engine cannot be made.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The kernels cannot be had.
+    #[error(transparent)]
+    Kernels(#[from] SelectError),
+    /// A work queue was required, and none can be used.
+    #[error("a DSA work queue is required, and none can be used: {why}; `uraid engines` shows what there is")]
+    NoQueue {
+        /// Why not.
+        why: String,
+    },
+}
+
+/// An engine that computes on the CPU, as [`cpu_engine`], and on the work queues that are found: they are
+/// opened, proved and measured here, which takes a fraction of a second each. The [`Offload`] is to be
+/// asked now and then what has changed, on another thread than the shard's.
+///
+/// # Errors
+/// [`EngineError`]. That no queue can be used is an error only if one is required.
+pub fn engine(kernels: &str, config: OffloadConfig) -> Result<(Engine, Offload), EngineError> {
+    let mut engine = cpu_engine(kernels)?.with_config(config.engine_config());
+    let mut offload = Offload::new(config);
+    for NewBackend { backend, thresholds, near } in offload.look().add {
+        let name = backend.name().to_owned();
+        engine.add_backend(backend, thresholds);
+        engine.set_near(&name, near);
+    }
+    match offload.why_none() {
+        Some(why) if offload.config().dsa == DsaUse::Require => return Err(EngineError::NoQueue { why }),
+        Some(why) if offload.is_on() => tracing::info!("no DSA work queue is used: {why}"),
+        _ => {}
+    }
+    Ok((engine, offload))
 }

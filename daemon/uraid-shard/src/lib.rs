@@ -25,6 +25,7 @@ mod config;
 mod conn;
 mod lower;
 mod memory;
+mod offload;
 mod requests;
 mod runner;
 mod send;
@@ -36,10 +37,13 @@ mod status;
 mod sys;
 
 pub use clock::{Clock, ManualClock, MonotonicClock};
-pub use config::{POOL_BYTES_MIN, ShardConfig, SpawnError, Tuning, cpu_engine};
+pub use config::{EngineError, POOL_BYTES_MIN, ShardConfig, SpawnError, Tuning, cpu_engine, engine};
 pub use conn::{ConnectionError, ConnectionLimits};
 pub use lower::LowerError;
 pub use memory::{BadMem, Memory, MemoryConfig};
+pub use offload::{
+    DsaUse, EngineChange, NewBackend, Offload, OffloadConfig, QueueInfo, Standing, decided, measure, paths,
+};
 pub use runner::{Fatal, Finished, IoCounters, MemberError, NewRequest, Progress, Runner};
 pub use shard::{AddError, FailError, MemberName, NewConnection, Shard, ShardExit, ShardGone, ShardHandle};
-pub use status::{ClientCounters, MemberInfo, NoticeRecord, ShardStatus, SyncInfo};
+pub use status::{AlertRecord, ClientCounters, MemberInfo, NoticeRecord, ShardStatus, SyncInfo};

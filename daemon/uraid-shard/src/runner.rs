@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 
-use async_tx::{ChainDone, Engine, EngineStats};
+use async_tx::{Alert, ChainDone, Engine, EngineStats, Nanos};
 use thiserror::Error;
 use uraid_blockio::{BufPool, Io, IoDone, IoError, IoOp, MemberIo, PoolBuf};
 use uraid_core::{
@@ -26,6 +26,7 @@ use uraid_core::{
 use crate::clock::Clock;
 use crate::lower::{LowerError, Lowering, verdict};
 use crate::memory::{BadMem, Memory};
+use crate::offload::{EngineChange, NewBackend};
 use crate::requests::{InFlight, Requests};
 
 /// A request for the array.
@@ -118,11 +119,21 @@ pub struct MemberError {
     pub last: IoError,
 }
 
+/// The runner's clock, for the engine: both count nanoseconds from the same moment.
+struct EngineClock<C>(C);
+
+impl<C: Clock + Send> async_tx::Clock for EngineClock<C> {
+    fn now(&self) -> Nanos {
+        Nanos(self.0.now().0)
+    }
+}
+
 /// One array with its members, its memory and its engine.
 pub struct Runner<M, C, T> {
     array: Array,
-    // Engine and members are dropped before the memory that they may still be using: both wait for what
-    // they have in flight.
+    // Engine and members are dropped before the memory that they may still be using, that of requests
+    // included: both wait for what they have in flight, devices that do not answer too. Fields are dropped
+    // in the order in which they stand here, however the runner ends.
     engine: Engine,
     members: M,
     clock: C,
@@ -134,6 +145,7 @@ pub struct Runner<M, C, T> {
     io_done: Vec<IoDone>,
     chains_done: Vec<ChainDone>,
     lowering: Lowering,
+    alerts: Vec<Alert>,
     owes_idle: bool,
     stopped: Option<bool>,
     fatal: Option<Fatal>,
@@ -141,13 +153,14 @@ pub struct Runner<M, C, T> {
     counters: IoCounters,
 }
 
-impl<M: MemberIo, C: Clock, T> Runner<M, C, T> {
+impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
     /// Joins an array with those who work for it. `memory` is made for the array's geometry and as many
-    /// slots as the array was started with.
+    /// slots as the array was started with. The engine, which was given nothing yet, goes by `clock` from
+    /// here on.
     pub fn new(array: Array, members: M, engine: Engine, memory: Memory, clock: C) -> Self {
         Self {
             array,
-            engine,
+            engine: engine.with_clock(Box::new(EngineClock(clock.clone()))),
             members,
             clock,
             requests: Requests::new(),
@@ -158,6 +171,7 @@ impl<M: MemberIo, C: Clock, T> Runner<M, C, T> {
             io_done: Vec::new(),
             chains_done: Vec::new(),
             lowering: Lowering::default(),
+            alerts: Vec::new(),
             owes_idle: false,
             stopped: None,
             fatal: None,
@@ -259,7 +273,9 @@ impl<M: MemberIo, C: Clock, T> Runner<M, C, T> {
                 busy = true;
                 self.perform(action)?;
             }
+            // Nothing more is handed out before answers come, so nothing is gained by gathering.
             self.members.kick();
+            self.engine.issue_pending_all();
             let answered = self.take_answers(now);
             if left == 0 {
                 return Ok(Progress::More);
@@ -288,9 +304,28 @@ impl<M: MemberIo, C: Clock, T> Runner<M, C, T> {
         std::mem::take(&mut self.notices)
     }
 
-    /// When [`step`](Self::step) has to be called at the latest, if nothing else happens before.
+    /// What happened to the engine's backends since this was last called is added to `alerts`.
+    pub fn take_alerts(&mut self, alerts: &mut Vec<Alert>) {
+        alerts.append(&mut self.alerts);
+    }
+
+    /// Takes backends of the engine out of use, and adds some.
+    pub fn change_engine(&mut self, change: EngineChange) {
+        for name in &change.remove {
+            self.engine.remove_backend(name);
+        }
+        for NewBackend { backend, thresholds, near } in change.add {
+            let name = backend.name().to_owned();
+            self.engine.add_backend(backend, thresholds);
+            self.engine.set_near(&name, near);
+        }
+    }
+
+    /// When [`step`](Self::step) has to be called at the latest, if nothing else happens before: for the
+    /// array, or for a backend that has missed a deadline or may work again.
     pub fn wake_at(&self) -> Option<Tick> {
-        self.array.wake_at()
+        let engine = self.engine.wake_at().map(|at| Tick(at.0));
+        self.array.wake_at().into_iter().chain(engine).min()
     }
 
     /// Whether a chain is in flight, so that [`step`](Self::step) has to be called without waiting.
@@ -409,7 +444,7 @@ impl<M: MemberIo, C: Clock, T> Runner<M, C, T> {
             self.array.handle(now, Event::IoDone { io: IoId(done.token), result });
         }
         self.io_done = io_done;
-        if self.engine.wants_poll() {
+        if self.engine.wants_poll() || self.engine.wake_at().is_some_and(|at| at <= Nanos(now.0)) {
             let mut chains = std::mem::take(&mut self.chains_done);
             self.engine.poll(&mut chains);
             any |= !chains.is_empty();
@@ -419,6 +454,7 @@ impl<M: MemberIo, C: Clock, T> Runner<M, C, T> {
                 self.array.handle(now, Event::ComputeDone { id: ComputeId(tag), result });
             }
             self.chains_done = chains;
+            self.engine.take_alerts(&mut self.alerts);
         }
         any
     }

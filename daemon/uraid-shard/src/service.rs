@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
+use async_tx::Alert;
 use nbd_rs::Request;
 use nix::sys::eventfd::EventFd;
 use uraid_blockio::{BufPool, Member, MemberIo, MemberSet};
@@ -28,7 +29,7 @@ use crate::runner::{Fatal, Finished, NewRequest, Progress, Runner};
 use crate::shard::{AddError, Command, FailError, MemberName, NewConnection, ShardExit};
 use crate::share::{Grants, Line};
 use crate::socket;
-use crate::status::{ClientCounters, MemberInfo, NoticeLog, ShardStatus, SpeedMeter, member_of};
+use crate::status::{AlertLog, ClientCounters, MemberInfo, NoticeLog, ShardStatus, SpeedMeter, member_of};
 
 /// Actions of the array in one turn; what is left is done in the next, after a look at the sockets.
 const ACTIONS: u32 = 64;
@@ -47,6 +48,11 @@ const WAITERS_EVERY: u64 = 100_000_000;
 /// Nanoseconds without a byte that a client is given when another one cannot go on without what it holds,
 /// or when the array has stopped and it is the last one.
 const GRACE: u64 = 2_000_000_000;
+/// Nanoseconds without anything to do after which the thread dozes although an engine computes: a device
+/// that hangs is not worth a processor. What it has to do is seen up to a doze later then.
+const DOZE_AFTER: u64 = 2_000_000;
+/// How long a doze is.
+const DOZE: Duration = Duration::from_millis(1);
 /// The time given to a stop that nobody set a deadline for.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -76,7 +82,11 @@ pub(crate) struct Service {
     work: Vec<Work>,
     counters: ClientCounters,
     notices: NoticeLog,
+    alerts: AlertLog,
+    /// Scratch for what the engine tells.
+    new_alerts: Vec<Alert>,
     speed: SpeedMeter,
+    last_busy: Tick,
     last_look: Tick,
     last_sample: Tick,
     last_wait_check: Tick,
@@ -108,7 +118,10 @@ impl Service {
             work: Vec::new(),
             counters: ClientCounters::default(),
             notices: NoticeLog::default(),
+            alerts: AlertLog::default(),
+            new_alerts: Vec::new(),
             speed: SpeedMeter::default(),
+            last_busy: Tick::default(),
             last_look: Tick::default(),
             last_sample: Tick::default(),
             last_wait_check: Tick::default(),
@@ -144,6 +157,7 @@ impl Service {
         }
         let delivered = self.deliver(now);
         self.take_notices(now);
+        self.take_alerts();
         self.clients.close_ended();
         self.look_after(now);
         if let Some(exit) = self.exit(now) {
@@ -154,10 +168,15 @@ impl Service {
         }
         let busy = input.any || input.more || delivered || progress != Progress::Idle;
         if busy || self.runner.owes_idle() {
+            self.last_busy = now;
             if now.0.saturating_sub(self.last_look.0) > LOOK_AFTER {
                 self.look(now, Some(Duration::ZERO));
             }
-        } else if self.runner.now() >= self.spin_until && !self.runner.computing() {
+        } else if self.runner.computing() {
+            if now.0.saturating_sub(self.last_busy.0) > DOZE_AFTER {
+                self.look(now, Some(DOZE));
+            }
+        } else if self.runner.now() >= self.spin_until {
             self.sleep(now);
         }
         Ok(None)
@@ -331,6 +350,13 @@ impl Service {
         self.clients.wake_blocked();
     }
 
+    fn take_alerts(&mut self) {
+        self.runner.take_alerts(&mut self.new_alerts);
+        for alert in self.new_alerts.drain(..) {
+            self.alerts.add(&self.name, alert);
+        }
+    }
+
     fn take_notices(&mut self, now: Tick) {
         for notice in self.runner.take_notices() {
             let member = member_of(&notice);
@@ -366,6 +392,7 @@ impl Service {
             Command::Status(reply) => reply(self.status(now)),
             Command::Fail(name, reply) => reply(self.fail(&name)),
             Command::Add(member, device_uuid, reply) => reply(self.add(member, device_uuid)),
+            Command::Engine(change) => self.runner.change_engine(change),
             Command::Stop(deadline) => self.stop(now, deadline),
         }
     }
@@ -454,6 +481,7 @@ impl Service {
             clients: self.counters,
             io: self.runner.counters(),
             engine: self.runner.engine_stats(),
+            alerts: self.alerts.all(),
             ring_refused: self.runner.members().ring_refused().map(str::to_owned),
             connections: self.clients.len(),
             requests_in_flight: self.runner.in_flight(),

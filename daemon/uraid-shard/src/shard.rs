@@ -19,6 +19,7 @@ use uraid_core::{AddRefused, Array, ArrayConfig, FailRefused, Geometry, MemberId
 use crate::clock::MonotonicClock;
 use crate::config::{POOL_BYTES_MIN, ShardConfig, SpawnError};
 use crate::memory::{Memory, MemoryConfig};
+use crate::offload::EngineChange;
 use crate::runner::Runner;
 use crate::service::{Inbox, Service};
 use crate::share::reserve_bytes;
@@ -106,6 +107,7 @@ pub(crate) enum Command {
     Status(Reply<ShardStatus>),
     Fail(MemberName, Reply<Result<MemberId, FailError>>),
     Add(Member, [u8; 16], Reply<Result<MemberId, AddError>>),
+    Engine(EngineChange),
     Stop(Duration),
 }
 
@@ -277,6 +279,15 @@ impl ShardHandle {
         reply: impl FnOnce(Result<MemberId, AddError>) + Send + 'static,
     ) -> Result<(), ShardGone> {
         self.tell(Command::Add(member, device_uuid, Box::new(reply)))
+    }
+
+    /// Changes who computes, as found by [`Offload::look`](crate::Offload::look). It never fails: what a
+    /// backend cannot do any more is done by the CPU.
+    ///
+    /// # Errors
+    /// [`ShardGone`]; the new backends are dropped.
+    pub fn change_engine(&self, change: EngineChange) -> Result<(), ShardGone> {
+        self.tell(Command::Engine(change))
     }
 
     /// Stops the shard: requests in flight are finished and answered, later ones get `ESHUTDOWN`, the array

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use async_tx::EngineStats;
+use async_tx::{Alert, EngineStats};
 use tracing::Level;
 use uraid_blockio::BackendChoice;
 use uraid_core::{Geometry, MemberId, MemberReport, Notice, Status, SyncKind, Tick};
 
 use crate::runner::{IoCounters, MemberError};
 
-/// Notices kept.
+/// Notices kept, and alerts.
 const NOTICES_KEPT: usize = 100;
 /// The least nanoseconds between two measurements of a background pass.
 const SAMPLE: u64 = 400_000_000;
@@ -37,6 +37,8 @@ pub struct ShardStatus {
     pub io: IoCounters,
     /// What the engine's backends did since the start.
     pub engine: EngineStats,
+    /// What happened to them, the last alerts, the oldest first.
+    pub alerts: Vec<AlertRecord>,
     /// Why io_uring is not used, if it is not.
     pub ring_refused: Option<String>,
     /// Connections now.
@@ -124,6 +126,42 @@ pub struct NoticeRecord {
     pub text: String,
     /// The member that it is about was at this path.
     pub path: Option<PathBuf>,
+}
+
+/// An alert of the engine and when it was given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AlertRecord {
+    /// When.
+    pub at: SystemTime,
+    /// What.
+    pub alert: Alert,
+    /// The same in words.
+    pub text: String,
+}
+
+/// Keeps the last alerts and logs each.
+#[derive(Debug, Default)]
+pub(crate) struct AlertLog {
+    kept: VecDeque<AlertRecord>,
+}
+
+impl AlertLog {
+    pub(crate) fn add(&mut self, volume: &str, alert: Alert) {
+        let text = alert.to_string();
+        match &alert {
+            Alert::GivingUpLate { .. } => tracing::error!(volume, "{text}"),
+            Alert::Revived { .. } | Alert::Removed { .. } => tracing::info!(volume, "{text}"),
+            _ => tracing::warn!(volume, "{text}"),
+        }
+        if self.kept.len() >= NOTICES_KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(AlertRecord { at: SystemTime::now(), alert, text });
+    }
+
+    pub(crate) fn all(&self) -> Vec<AlertRecord> {
+        self.kept.iter().cloned().collect()
+    }
 }
 
 /// Keeps the last notices and logs each.

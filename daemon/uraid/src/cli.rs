@@ -36,6 +36,9 @@ pub enum Command {
     CheckConfig(CheckConfigArgs),
     /// Show the parity kernels: which run here, which are taken and why, and how fast they are.
     Kernels(KernelsArgs),
+    /// Show the accelerators: the DSA work queues of this machine, usable or why not, and from what size
+    /// on they pay; or, of a running array, what they and the CPU did.
+    Engines(EnginesArgs),
 }
 
 /// RAID levels.
@@ -201,6 +204,33 @@ pub struct KernelsArgs {
     pub kernel: Option<Selection>,
 }
 
+/// `uraid engines`
+#[derive(Args, Debug)]
+#[command(after_help = ENGINES_EXAMPLES)]
+pub struct EnginesArgs {
+    /// The daemon.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Print JSON (see docs/json.md).
+    #[arg(long)]
+    pub json: bool,
+    /// Measure each work queue for less than a tenth of a second, instead of half of one, at the price of
+    /// precision.
+    #[arg(long)]
+    pub quick: bool,
+    /// Name of a running array, to be shown what its engines did; without name and --control, this machine.
+    pub name: Option<VolumeName>,
+}
+
+const ENGINES_EXAMPLES: &str = "\
+Examples:
+  uraid engines             the work queues of this machine; those that are usable are opened and measured
+  uraid engines data        what the engines of the running array `data` did, and why not more
+  uraid engines --json --control /run/uraid/data.control
+
+A dedicated work queue that a daemon uses is shown as in use. URAID_DSA_SYSFS_PATH and URAID_DSA_DEV_PATH
+replace /sys/bus/dsa/devices and /dev/dsa.";
+
 /// The control socket of the array of this name.
 pub fn control_socket_of(name: &VolumeName) -> PathBuf {
     Path::new(RUN_DIR).join(format!("{name}.control"))
@@ -234,6 +264,10 @@ mod tests {
             "uraid check-config v.toml",
             "uraid kernels",
             "uraid kernels --json --quick --kernel measured",
+            "uraid engines",
+            "uraid engines --json --quick",
+            "uraid engines v",
+            "uraid engines --json --control /c",
         ] {
             if let Err(error) = Cli::try_parse_from(line.split(' ')) {
                 panic!("{line}: {error}");
@@ -255,6 +289,8 @@ mod tests {
             "uraid fail a b c",
             "uraid kernels --kernel fastest",
             "uraid kernels a",
+            "uraid engines a b",
+            "uraid engines a/b",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code());
             assert_eq!(error, Some(2), "{line}");

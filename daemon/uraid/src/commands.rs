@@ -11,7 +11,7 @@ use crate::cli::{
 use crate::control::client::Client;
 use crate::control::protocol::Request;
 use crate::failure::Failure;
-use crate::{check_config, create, examine, kernels, out, serve, status};
+use crate::{check_config, create, engines, examine, kernels, out, serve, status};
 
 /// Does what the command line says.
 ///
@@ -24,6 +24,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Examine(args) => examine::run(&args),
         Command::CheckConfig(args) => check_config::run(&args.file),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Engines(args) => engines::run(&args),
         Command::Status(args) => run_status(&args),
         Command::Fail(args) => run_fail(&args),
         Command::Add(args) => run_add(&args),
@@ -154,7 +155,8 @@ fn name_and_member(
     }
 }
 
-fn client(target: &TargetArgs, name: Option<&VolumeName>) -> Result<Client, Failure> {
+/// The daemon that is meant: by its control socket, by the name of its array, or the only one.
+pub(crate) fn client(target: &TargetArgs, name: Option<&VolumeName>) -> Result<Client, Failure> {
     let path = match (&target.control, name) {
         (Some(_), Some(_)) => return Err(Failure::Usage("give a name or --control, not both".to_owned())),
         (Some(path), None) => path.clone(),

@@ -4,7 +4,7 @@
 //! Where things are: [`cli`] has the words of the command line, [`create`] makes arrays after [`probe`]
 //! found nothing of value, [`examine`] shows superblocks, [`control`] is the conversation between the
 //! commands and a running daemon, [`status`] shows what the daemon says, [`serve`] is the daemon,
-//! [`kernels`] shows and times the parity kernels.
+//! [`kernels`] shows and times the parity kernels, [`engines`] the work queues of devices.
 //!
 //! Promises: commands never ask questions, exit with 0, 1 (it failed) or 2 (it was asked wrongly), and
 //! write to a device only after every check on every device passed.
@@ -18,6 +18,7 @@ pub mod commands;
 pub mod control;
 pub mod create;
 pub mod device;
+pub mod engines;
 pub mod examine;
 pub mod failure;
 pub mod human;

@@ -10,7 +10,7 @@ use crate::control::protocol::{
     ArrayState, MemberState, MemberStatus, Status, SyncKind, SyncStatus, VERSION,
 };
 use crate::failure::Failure;
-use crate::{human, out};
+use crate::{engines, human, out};
 
 /// What `uraid status --json` prints.
 #[derive(Serialize, Debug)]
@@ -61,6 +61,7 @@ pub fn to_text(status: &Status) -> String {
     }
     lines.extend(missing_roles(status));
     lines.extend(status.members.iter().filter_map(trouble));
+    lines.extend(status.engines.iter().flat_map(engines::summary));
     lines.extend(status.exports.iter().map(|uri| format!("      export  {uri}")));
     lines.push(counters(status));
     lines.push(format!("      uuid    {}", status.uuid));
@@ -226,6 +227,7 @@ mod tests {
             counters: Counters { connections: 1, reads: 3, read_bytes: 12288, ..Counters::default() },
             exports: vec!["nbd+unix:///data?socket=/run/uraid/data.sock".into()],
             kernels: [("pq".to_owned(), "avx2".to_owned())].into(),
+            engines: None,
             mkfs_hint: mkfs_hint(65536, 2),
         }
     }

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::engines::EnginesStatus;
+
 /// The version that is spoken here.
 pub const VERSION: u32 = 1;
 
@@ -191,6 +193,9 @@ pub struct Status {
     pub exports: Vec<String>,
     /// The chosen parity kernel of each operation.
     pub kernels: BTreeMap<String, String>,
+    /// Who computes, and what they did; none from a daemon that does not know.
+    #[serde(default)]
+    pub engines: Option<EnginesStatus>,
     /// A command that makes a file system aligned to the stripes; see [`mkfs_hint`].
     pub mkfs_hint: String,
 }

@@ -8,10 +8,12 @@
 //!
 //! `members` opens what [`crate::assembly`] accepted, `listen` binds the sockets, `door` and
 //! `handshake` lead clients to the shard, `operator` and `picture` answer on the control socket,
-//! `newcomer` prepares a device that is added, `manager` talks to systemd. Here is the order of things: nothing is written to a member before every
+//! `newcomer` prepares a device that is added, `engines` looks for work queues that come and go, `manager`
+//! talks to systemd. Here is the order of things: nothing is written to a member before every
 //! socket is bound, and nothing is let go of before the array is marked clean.
 
 mod door;
+mod engines;
 mod export;
 mod handshake;
 mod listen;
@@ -35,9 +37,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use uraid_blockio::set_io_flusher;
 use uraid_config::{Address, Config};
 use uraid_core::SyncKind;
-use uraid_shard::{Shard, ShardConfig, ShardExit, ShardHandle, cpu_engine};
+use uraid_shard::{EngineError, Offload, Shard, ShardConfig, ShardExit, ShardHandle, engine};
 
 use self::door::Door;
+use self::engines::{EngineFacts, Queues, offload_config};
 use self::export::MemberTraits;
 use self::listen::{Listener, Sockets};
 use self::members::Claims;
@@ -74,15 +77,11 @@ pub fn run(config: Config) -> Result<(), Failure> {
         tracing::info!("{}", members::describe(member.path(), member));
     }
     let name = assembly.superblock.short_name();
-    let engine = cpu_engine(config.kernel.word())
-        .map_err(|error| Failure::operating(format!("`kernel = {:?}`: {error}", config.kernel.word())))?;
+    let (engine, offload) = make_engine(&config)?;
     let sockets = Sockets::bind(&config, &assembly.superblock.name())?;
-    let plan = Plan {
-        traits: MemberTraits::of(&members),
-        claims,
-        options,
-        facts: facts(&config, &assembly, &sockets),
-    };
+    let facts = facts(&config, &assembly, &sockets);
+    facts.engines.queues.set(offload.queues());
+    let plan = Plan { traits: MemberTraits::of(&members), claims, options, facts, offload };
     let shard = ShardConfig {
         name,
         assembly,
@@ -105,12 +104,24 @@ struct Plan {
     claims: Claims,
     options: uraid_blockio::OpenOptions,
     facts: Facts,
+    offload: Offload,
+}
+
+fn make_engine(config: &Config) -> Result<(async_tx::Engine, Offload), Failure> {
+    let word = config.kernel.word();
+    engine(word, offload_config(config)).map_err(|error| match error {
+        EngineError::Kernels(error) => Failure::operating(format!("`kernel = {word:?}`: {error}")),
+        error @ EngineError::NoQueue { .. } => {
+            Failure::operating(format!("`dsa = \"require\"` in [engines]: {error}"))
+        }
+    })
 }
 
 fn facts(config: &Config, assembly: &Assembly, sockets: &Sockets) -> Facts {
     let name = assembly.superblock.short_name();
     let exports = sockets.exports.iter().map(|(address, _)| address.uri(&name)).collect();
-    Facts { name, superblock: assembly.superblock.clone(), read_only: config.read_only, exports }
+    let engines = EngineFacts { config: offload_config(config), queues: Queues::default() };
+    Facts { name, superblock: assembly.superblock.clone(), read_only: config.read_only, exports, engines }
 }
 
 /// Starts the shard, lets clients in, and sees to a good end.
@@ -146,6 +157,8 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     let control = server::serve(control_listener, Arc::clone(&operator), ended(ending));
     let control = tokio::spawn(control);
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&operator)));
+    let queues = operator.facts.engines.queues.clone();
+    let looking = tokio::spawn(engines::keep_looking(plan.offload, shard.clone(), queues));
     announce(&operator, &export, &addresses).await;
 
     let early = tokio::select! {
@@ -161,6 +174,7 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     };
     manager::stopping();
     housekeeping.abort();
+    looking.abort();
     close_doors(doors).await;
     let outcome = match early {
         Some(exit) => Err(Unclean::Exit(exit)),

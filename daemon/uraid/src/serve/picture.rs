@@ -7,6 +7,7 @@ use md_format::Superblock;
 use uraid_core::{ArrayState as CoreState, MemberStanding, Notice, Role, SyncKind as CoreSync};
 use uraid_shard::{MemberInfo, ShardStatus, SyncInfo};
 
+use super::engines::{self, EngineFacts};
 use crate::control::protocol::{
     ArrayState, Counters, MemberState, MemberStatus, StateFacts, Status, SyncKind, SyncStatus, mkfs_hint,
 };
@@ -26,6 +27,8 @@ pub(super) struct Facts {
     pub(super) read_only: bool,
     /// NBD URIs.
     pub(super) exports: Vec<String>,
+    /// Who computes.
+    pub(super) engines: EngineFacts,
 }
 
 /// The status that operators get.
@@ -49,6 +52,7 @@ pub(super) fn status(facts: &Facts, shard: &ShardStatus) -> Status {
         counters: counters(shard),
         exports: facts.exports.clone(),
         kernels: kernels(shard),
+        engines: Some(engines::status(&facts.engines, shard)),
         mkfs_hint: mkfs_hint(geometry.chunk_bytes(), geometry.data().into()),
     }
 }

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
+use uraid::control::engines::{
+    AlertStatus, BackendOperation, BackendStatus, CpuOperation, EnginesStatus, ReasonCount, UnusedQueue,
+};
 use uraid::control::protocol::{
     Answer, ArrayState, ControlError, Counters, ErrorCode, MemberState, MemberStatus, Request, Status,
     SyncKind, SyncStatus, mkfs_hint,
@@ -48,7 +51,41 @@ pub(crate) fn example_status() -> Status {
         counters: Counters::default(),
         exports: vec!["nbd+unix:///data?socket=/run/uraid/data.sock".to_owned()],
         kernels: [("pq".to_owned(), "avx2".to_owned())].into(),
+        engines: Some(example_engines()),
         mkfs_hint: mkfs_hint(65536, 2),
+    }
+}
+
+/// A work queue that failed once and is out of use.
+fn example_engines() -> EnginesStatus {
+    EnginesStatus {
+        dsa: "auto".to_owned(),
+        cpu: "avx2".to_owned(),
+        operations: vec![CpuOperation {
+            operation: "copy".to_owned(),
+            count: 3,
+            retries: 1,
+            reasons: vec![ReasonCount { reason: "too_short".to_owned(), count: 2 }],
+        }],
+        backends: vec![BackendStatus {
+            name: "dsa wq0.0".to_owned(),
+            health: "quarantined".to_owned(),
+            last_fault: Some("copy: the device is gone".to_owned()),
+            quarantines: 1,
+            operations: vec![BackendOperation {
+                operation: "copy".to_owned(),
+                ..BackendOperation::default()
+            }],
+            ..BackendStatus::default()
+        }],
+        unused: vec![UnusedQueue { name: "wq0.1".to_owned(), reason: "it is disabled".to_owned() }],
+        alerts: vec![AlertStatus {
+            at: 0,
+            backend: "dsa wq0.0".to_owned(),
+            kind: "quarantined".to_owned(),
+            message: "dsa wq0.0: copy: the device is gone".to_owned(),
+        }],
+        ..EnginesStatus::default()
     }
 }
 
@@ -105,6 +142,13 @@ fn commands_reach_the_daemon_and_say_what_it_said() {
         let text = bench.uraid(&["status", "--control", control]).ok();
         assert!(text.starts_with("data : rebuilding raid5 a[0] d[1](R) c[2] b[-](F)\n"), "{text}");
         assert!(text.contains("rebuild = 50.0%") && text.contains("finish=4s"), "{text}");
+        assert!(text.contains("set aside now (copy: the device is gone)"), "{text}");
+        let engines = bench.uraid(&["engines", "--control", control]).ok();
+        assert!(engines.starts_with("data : dsa = \"auto\"") && engines.contains("too_short 2"), "{engines}");
+        let engines = bench.uraid(&["engines", "--json", "--control", control]).ok();
+        let engines: serde_json::Value = serde_json::from_str(&engines).unwrap();
+        assert_eq!((&engines["version"], &engines["name"]), (&1.into(), &"data".into()));
+        assert_eq!(engines["engines"]["backends"][0]["quarantines"], 1);
         let json: serde_json::Value =
             serde_json::from_str(&bench.uraid(&["status", "--json", "--control", control]).ok()).unwrap();
         assert_eq!((&json["version"], &json["state"]), (&1.into(), &"rebuilding".into()));
@@ -115,6 +159,8 @@ fn commands_reach_the_daemon_and_say_what_it_said() {
         assert_eq!(refused.stderr, "uraid: /m/z is not a member; `uraid status` shows them\n");
     });
     let expected = [
+        Request::Status,
+        Request::Status,
         Request::Status,
         Request::Status,
         Request::Fail { member: "/m/a".into() },

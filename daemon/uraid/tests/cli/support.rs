@@ -83,9 +83,15 @@ impl Bench {
 
     /// Runs uraid in the directory, as a script does: no terminal, nothing to read.
     pub(crate) fn uraid(&self, args: &[&str]) -> Run {
+        self.uraid_with(args, &[])
+    }
+
+    /// The same with these variables, whose values are paths in the directory.
+    pub(crate) fn uraid_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Run {
         let path = format!("{}:{}", self.tools.path().display(), search_path());
         let mut command = Command::new(env!("CARGO_BIN_EXE_uraid"));
         command.args(args).current_dir(self.directory.path()).env("PATH", path).stdin(Stdio::null());
+        command.envs(variables.iter().map(|(name, value)| (name, self.path(value))));
         run(command)
     }
 

@@ -17,6 +17,9 @@ fn usage_errors_exit_with_2_and_say_what_is_wrong() {
         (&["status", "v", "--control", "/x"], "not both"),
         (&["fail", "a/b", "m"], "is not allowed there"),
         (&["status", "../x"], "is not allowed there"),
+        (&["engines", "../x"], "is not allowed there"),
+        (&["engines", "v", "--control", "/x"], "not both"),
+        (&["engines", "--quick", "--control", "/x"], "--quick is for this machine"),
         (&["kernels", "--kernel", "fastest"], "auto, measured, cycle, naive, portable"),
     ] {
         let run = bench.uraid(args);
@@ -41,6 +44,7 @@ fn commands_without_a_daemon_say_so_and_exit_with_1() {
     for args in [
         &["status", "--control", control][..],
         &["status", "--json", "--control", control],
+        &["engines", "--control", control],
         &["fail", "--control", control, "m"],
         &["add", "--control", control, "m"],
         &["stop", "--control", control],
