@@ -1,7 +1,7 @@
 //! Descriptors from the builders on the device model: it refuses none, DIF gives the bytes that the CPU
 //! gives, and resumed operations end as undisturbed ones do.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 use dsa_model::device::{Device, DeviceConfig, Submit};
 use dsa_model::faults::{Fault, FaultPlan, Offset, When};
