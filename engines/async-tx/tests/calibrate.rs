@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_tx::calibrate::{Outcome, PATIENCE, SIZES};
+use async_tx::calibrate::{Outcome, PATIENCE, SIZES, Sample};
 use async_tx::{
     Backend, Calibration, Caps, CheckedOp, Clock, Completion, Fault, Inline, Limits, Nanos, Op, OpKind,
     OpToken, ReadyOp, Revival, Thresholds, Verdict, calibrate,
@@ -84,8 +84,20 @@ impl Cost {
     }
 }
 
-/// A CPU that only takes time.
-struct FakeCpu(Fake, Cost);
+/// A CPU that only takes time, and is interrupted for a second now and then.
+struct FakeCpu {
+    clock: Fake,
+    cost: Cost,
+    /// So many operations after the last interruption comes the next.
+    interrupted: u64,
+    count: u64,
+}
+
+impl FakeCpu {
+    fn new(clock: &Fake, cost: Cost) -> Self {
+        FakeCpu { clock: clock.clone(), cost, interrupted: u64::MAX, count: 0 }
+    }
+}
 
 impl Inline for FakeCpu {
     fn name(&self) -> &str {
@@ -93,7 +105,11 @@ impl Inline for FakeCpu {
     }
 
     fn execute(&mut self, op: &CheckedOp<'_>) -> Result<Verdict, Fault> {
-        self.0.spend(self.1.of(op.len()));
+        self.count += 1;
+        if self.count.is_multiple_of(self.interrupted) {
+            self.clock.spend(1_000_000_000);
+        }
+        self.clock.spend(self.cost.of(op.len()));
         Ok(Verdict::default())
     }
 }
@@ -106,6 +122,8 @@ enum Wrong {
     Ends(u64, Result<Verdict, Fault>),
     /// The operation of this number ends only when the device is told to give up.
     Hangs(u64),
+    /// The operation of this number ends so, too, and what nobody submitted ends all the time.
+    Babbles(u64),
     /// The operation of this number never ends.
     HangsForever(u64),
     /// Everything ends twice, and what nobody submitted ends, too.
@@ -198,7 +216,7 @@ impl Backend for Device {
             let mut result = Ok(Verdict::default());
             match self.wrong {
                 Wrong::Ends(number, end) if number == self.count => result = end,
-                Wrong::Hangs(number) if number == self.count => at = u64::MAX,
+                Wrong::Hangs(number) | Wrong::Babbles(number) if number == self.count => at = u64::MAX,
                 Wrong::HangsForever(number) if number == self.count => at = u64::MAX,
                 Wrong::Declines(kind) if kind == op.kind() => result = Err(Fault::Declined),
                 _ => {}
@@ -212,6 +230,9 @@ impl Backend for Device {
     fn reap(&mut self, done: &mut Vec<Completion>) {
         let now = self.clock.now().0;
         let repeats = self.wrong == Wrong::Repeats;
+        if matches!(self.wrong, Wrong::Babbles(_)) {
+            done.push(Completion { token: OpToken(7), result: Ok(Verdict::default()) });
+        }
         self.queue.retain(|(at, completion)| {
             if *at > now {
                 return true;
@@ -257,7 +278,7 @@ const CPU: Cost = Cost::new(100, 100);
 fn measure(device: &mut Device, cpu: Cost, budget: Duration) -> Calibration {
     let clock = device.clock.clone();
     let large = LARGE.get();
-    let found = calibrate(device, &mut FakeCpu(clock.clone(), cpu), &clock, budget);
+    let found = calibrate(device, &mut FakeCpu::new(&clock, cpu), &clock, budget);
     let stuck = matches!(found.outcome, Outcome::Stuck { .. });
     assert_eq!(LARGE.get() - large, i64::from(stuck), "the memory is kept if, and only if, it is not back");
     assert_eq!(device.queue.is_empty(), !stuck, "nothing is left in the device");
@@ -346,6 +367,25 @@ fn the_times_are_those_of_the_clock_and_the_same_each_time() {
             "the queue is kept filled: {sample:?}"
         );
     }
+}
+
+#[test]
+fn an_interruption_in_a_round_or_two_is_not_measured() {
+    let clock = Fake::default();
+    let mut device = Device::new(&clock, |len| 2000 + len as u64 / 30);
+    // 32 operations a round up to 64 KiB, and 16 of 256 KiB: at most one round in two is interrupted.
+    let mut cpu = FakeCpu { interrupted: 90, ..FakeCpu::new(&clock, CPU) };
+    let found = calibrate(&mut device, &mut cpu, &clock, BUDGET);
+    let [row] = &found.rows[..] else { panic!("{found:?}") };
+    assert!(found.took > Duration::from_secs(5), "it was interrupted: {:?}", found.took);
+    assert!(row.samples.iter().all(|sample| sample.cpu == CPU.of(sample.len)), "{row:?}");
+    assert_eq!(found.thresholds.get(OpKind::Copy), Some(64 << 10));
+}
+
+#[test]
+fn what_costs_the_same_does_not_pay() {
+    let sample = |pipelined| Sample { len: 4096, cpu: 10, round_trip: 5, pipelined };
+    assert_eq!([9, 10, 11].map(|pipelined| sample(pipelined).pays()), [true, false, false]);
 }
 
 #[test]
@@ -444,6 +484,12 @@ fn a_backend_that_does_not_answer_is_given_up() {
         assert_eq!(found.outcome, Outcome::TimedOut { kind: OpKind::Copy });
         assert!(found.took < 2 * PATIENCE, "it waits no longer than it says: {:?}", found.took);
     }
+    let mut babbler = Device { wrong: Wrong::Babbles(5), ..Device::new(&Fake::default(), |_| 10) };
+    let found = measure(&mut babbler, CPU, BUDGET);
+    assert_eq!(found.outcome, Outcome::TimedOut { kind: OpKind::Copy }, "talk is not progress");
+    let mut slow = Device::new(&Fake::default(), |_| 900_000_000);
+    let found = measure(&mut slow, CPU, Duration::from_secs(1));
+    assert_eq!(found.outcome, Outcome::TimedOut { kind: OpKind::Copy }, "nor is progress without end");
     let mut full = Device { room: 0, ..Device::new(&Fake::default(), |_| 10) };
     assert_eq!(measure(&mut full, CPU, BUDGET).outcome, Outcome::TimedOut { kind: OpKind::Copy });
 }

@@ -143,6 +143,8 @@ fn each_shard_has_its_own_list_with_every_kind_served_and_every_channel_once() {
     assert_eq!(names(&channels.attach(BOTH, None)), ["dsa0/b", "dsa1/c"], "the one of all has a user");
     let rest = channels.attach(BOTH.with(OpKind::Pq), None);
     assert_eq!(names(&rest), ["dsa0/b", "dsa1/c"], "what nobody takes, nobody serves");
+    let (one_for_all, _) = registry([device("dsa0", None, vec![shared("a", COPY), shared("b", BOTH)])]);
+    assert_eq!(names(&one_for_all.attach(BOTH, None)), ["dsa0/b"], "fewer channels rather than older ones");
     assert!(channels.attach(Caps::NONE, None).is_empty());
     assert!(channels.attach(Caps::NONE.with(OpKind::Notify), None).is_empty());
     assert!(channels.attach(Caps::NONE.with(OpKind::Xor), None).is_empty());
@@ -269,6 +271,14 @@ fn a_device_that_goes_is_drained_and_stays_while_it_has_users() {
     assert_eq!(names(&held), ["dsa1/c", "dsa0/a"]);
     assert!(channels.list().iter().all(|channel| !channel.leaving), "its last user was this one");
     assert_eq!(channels.unregister(first), 0);
+
+    let (channels, [id]) = registry([device("dsa0", None, vec![shared("a", COPY)])]);
+    let [one, two] = [channels.attach(COPY, None), channels.attach(COPY, None)];
+    assert_eq!(channels.unregister(id), 2);
+    drop(one);
+    assert_eq!(channels.list().len(), 1, "the second user has it still");
+    drop(two);
+    assert!(channels.list().is_empty());
 }
 
 #[test]
@@ -307,6 +317,8 @@ fn the_plan_is_a_pure_function_of_what_there_is() {
     {
         assert_eq!(plan(&with(0, change), COPY, &[]), expect(&[], &[b]));
     }
+    let broken = with(0, &|a| (a.broken, a.usage) = (Some("broken".into()), Usage::Public(1)));
+    assert_eq!(plan(&broken, COPY, &[a]), expect(&[], &[]), "it is open here; it broke for another");
     let leaves = with(0, &|a| (a.leaving, a.usage) = (true, Usage::Public(1)));
     assert_eq!(plan(&leaves, COPY, &[a, c]), expect(&[a, c], &[b]));
     assert_eq!(plan(&list, Caps::NONE, &[a, b]), expect(&[a, b], &[]));

@@ -221,6 +221,9 @@ fn far_backends_and_switches_of_channel_raise_the_threshold() {
     assert_eq!(taken(&of(64, cpu), &[Candidate { near: false, ..candidate(&always) }]), Ok(0));
     let huge = Profile { thresholds: Thresholds::all(usize::MAX - 1), ..profile() };
     assert_eq!(taken(&of(1 << 20, cpu), &[candidate(&huge)]), Err(Reason::TooShort), "no overflow");
+    let half = Profile { thresholds: Thresholds::all(usize::MAX / 2 + 1), ..profile() };
+    let far = Candidate { near: false, ..candidate(&half) };
+    assert_eq!(taken(&of(1 << 20, None), &[far]), Err(Reason::TooShort), "no overflow");
 }
 
 // What the concepts of the original say.
