@@ -65,7 +65,11 @@ pub enum Trouble {
     Fail,
     /// From now on the device takes operations and does nothing about them, as one that hangs.
     Stall,
-    /// All is well again: what stalled goes on, and nothing fails any more.
+    /// The device goes away, as one that is unplugged or whose process is killed: what it was given comes to
+    /// nothing, at once or in part, and it takes nothing more.
+    Gone,
+    /// All is well again: what stalled goes on, nothing fails any more, and a device that was gone is there
+    /// to be opened anew.
     Heal,
 }
 
@@ -85,8 +89,8 @@ pub trait Subject {
         std::thread::yield_now();
     }
 
-    /// Makes trouble in the backend made last; false if this subject cannot. One that makes [`Trouble::Fail`]
-    /// or [`Trouble::Stall`] also makes [`Trouble::Heal`].
+    /// Makes trouble in the backend made last; false if this subject cannot. One that makes any also makes
+    /// [`Trouble::Heal`].
     fn inject(&mut self, trouble: Trouble) -> bool {
         let _ = trouble;
         false
@@ -135,6 +139,9 @@ pub enum Point {
     Abort,
     /// A device that goes on late, after what it had was given up, does not write what was given back.
     LateAfterAbort,
+    /// When the device is gone, all that it was given comes back, once, nothing writes it after that, and
+    /// the backend works again with the next device.
+    DeviceGone,
     /// It can be made to work again after it was aborted.
     Revive,
     /// Dropping it with operations in hand returns, and after that nothing writes.
@@ -154,7 +161,7 @@ pub enum Point {
 
 impl Point {
     /// All points, in the order in which they are tried.
-    pub const ALL: [Point; 20] = [
+    pub const ALL: [Point; 21] = [
         Point::Declares,
         Point::Results,
         Point::Surroundings,
@@ -168,6 +175,7 @@ impl Point {
         Point::FaultIsAValue,
         Point::Abort,
         Point::LateAfterAbort,
+        Point::DeviceGone,
         Point::Revive,
         Point::Drop,
         Point::DropWhileStalled,
@@ -274,6 +282,7 @@ fn on_a_bench(bench: &mut Bench<'_>, point: Point) -> Tried {
         Point::FaultIsAValue => faults::fault_is_a_value(bench),
         Point::Abort => faults::abort(bench),
         Point::LateAfterAbort => faults::late_after_abort(bench),
+        Point::DeviceGone => faults::device_gone(bench),
         Point::Revive => faults::revive(bench),
         Point::Drop => faults::drop_in_hand(bench),
         Point::DropWhileStalled => faults::drop_while_stalled(bench),

@@ -1,5 +1,7 @@
 //! The CPU, as a backend among others, passes the conformance suite with each of its kernels.
 
+#![cfg(test)]
+
 use async_tx::Backend;
 use async_tx::conformance::{self, Point, Subject};
 use engine_cpu::CpuBackend;
@@ -14,11 +16,12 @@ impl Subject for Cpu {
 }
 
 /// What only a device can be tried with: fences, and trouble.
-const FOR_DEVICES: [Point; 6] = [
+const FOR_DEVICES: [Point; 7] = [
     Point::Fence,
     Point::AbandonedBehindFence,
     Point::FaultIsAValue,
     Point::LateAfterAbort,
+    Point::DeviceGone,
     Point::DropWhileStalled,
     Point::Retry,
 ];

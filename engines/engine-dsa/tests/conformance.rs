@@ -1,8 +1,11 @@
 //! The DSA backend passes the conformance suite over models of the device: stepped by hand, and in a thread
 //! of their own. Over the model in another process: `conformance_process` of `dsa-model`.
 
+#![cfg(test)]
+
 mod model;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_tx::conformance::{self, Point, Subject, Trouble};
@@ -13,6 +16,7 @@ use dsa_model::memory::{PAGE, PageState, Ranges};
 use dsa_model::model::{DeviceThread, Model};
 use dsa_model::personality::Personality;
 use engine_dsa::backend::Options;
+use model::Seat;
 
 /// A model of a device, stepped by hand or by a thread.
 struct Modelled {
@@ -21,20 +25,38 @@ struct Modelled {
     threaded: bool,
     ranges: Ranges,
     memory: Option<Region>,
-    model: Option<Model>,
+    seat: Option<Seat>,
     thread: Option<DeviceThread>,
     stalled: bool,
+    gone: bool,
 }
 
 impl Modelled {
     fn new(config: DeviceConfig, options: Options, threaded: bool) -> Modelled {
-        let (ranges, memory, model, thread) = (Ranges::new(), None, None, None);
-        Modelled { config, options, threaded, ranges, memory, model, thread, stalled: false }
+        let (ranges, memory, seat, thread) = (Ranges::new(), None, None, None);
+        Modelled { config, options, threaded, ranges, memory, seat, thread, stalled: false, gone: false }
+    }
+
+    /// The device that is there now.
+    fn device(&self) -> Option<Model> {
+        let seat = self.seat.as_ref()?;
+        Some(seat.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn fresh(&self) -> Model {
+        Model::new(self.config.clone(), self.ranges.clone())
     }
 
     fn go(&mut self) {
         self.stalled = false;
-        if let Some(model) = self.model.as_ref().filter(|_| self.threaded && self.thread.is_none()) {
+        if std::mem::take(&mut self.gone) {
+            self.thread = None;
+            let fresh = self.fresh();
+            if let Some(seat) = &self.seat {
+                *seat.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+            }
+        }
+        if let Some(model) = self.device().filter(|_| self.threaded && self.thread.is_none()) {
             self.thread = Some(model.run(Duration::from_micros(20)).expect("a thread for the device"));
         }
     }
@@ -59,16 +81,16 @@ impl Subject for Modelled {
 
     fn backend(&mut self) -> Box<dyn Backend> {
         self.pages(PageState::Present);
-        self.thread = None;
-        let model = Model::new(self.config.clone(), self.ranges.clone());
-        let backend = model::backend(&model, &self.ranges, self.options);
-        self.model = Some(model);
+        (self.thread, self.gone) = (None, false);
+        let seat = Arc::new(Mutex::new(self.fresh()));
+        let backend = model::backend(&seat, &self.ranges, self.options);
+        self.seat = Some(seat);
         self.go();
         Box::new(backend)
     }
 
     fn step(&mut self) {
-        match &self.model {
+        match self.device() {
             Some(model) if !self.threaded && !self.stalled => {
                 model.step();
             }
@@ -81,6 +103,12 @@ impl Subject for Modelled {
         match trouble {
             Trouble::Fail => self.pages(PageState::Missing),
             Trouble::Stall => (self.stalled, self.thread) = (true, None),
+            Trouble::Gone => {
+                self.gone = true;
+                if let Some(model) = self.device() {
+                    model.with(|device| device.unplug());
+                }
+            }
             Trouble::Heal => {
                 self.pages(PageState::Present);
                 self.go();

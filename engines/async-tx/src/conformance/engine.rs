@@ -334,15 +334,17 @@ pub(super) fn cancel(subject: &mut dyn Subject, arena: &mut Arena) -> Tried {
 
 pub(super) fn retry(subject: &mut dyn Subject, arena: &mut Arena) -> Tried {
     let mut ring = Ring { subject, arena };
-    let clock = Turns::default();
-    let mut engine = ring.engine().with_config(config()).with_clock(Box::new(clock.clone()));
-    let mut troubles = vec![Trouble::Fail, Trouble::Stall];
+    let mut troubles = vec![Trouble::Fail, Trouble::Stall, Trouble::Gone];
+    // What can be made is seen on a backend of its own.
+    drop(ring.subject.backend());
     troubles.retain(|trouble| ring.subject.inject(*trouble));
     ring.subject.inject(Trouble::Heal);
     if troubles.is_empty() {
         return Ok(Some("the subject can make no trouble"));
     }
     troubles.push(Trouble::Heal);
+    let clock = Turns::default();
+    let mut engine = ring.engine().with_config(config()).with_clock(Box::new(clock.clone()));
     for (round, trouble) in troubles.iter().copied().cycle().take(24).enumerate() {
         let say = |what: String| format!("in round {round}, {trouble:?}: {what}");
         let round = ring.round(&mut engine, |subject, turns| {

@@ -139,6 +139,42 @@ pub(super) fn late_after_abort(bench: &mut Bench<'_>) -> Tried {
     Ok(kinds.is_empty().then_some(TAKES_NOTHING))
 }
 
+pub(super) fn device_gone(bench: &mut Bench<'_>) -> Tried {
+    let kinds = kinds(bench.backend()?);
+    for turns in [0, 1, 2, 5] {
+        bench.arena.scramble();
+        let crowd = bench.crowd(&kinds, 4096, CALL_MAX)?;
+        bench.submit(&crowd, false)?;
+        for _ in 0..turns {
+            let ended = bench.turn()?;
+            taken_back(bench, ended)?;
+        }
+        if !bench.subject.inject(Trouble::Gone) {
+            return Ok(Some("the subject cannot take the device away"));
+        }
+        for _ in 0..turns {
+            let ended = bench.turn()?;
+            taken_back(bench, ended)?;
+        }
+        bench.backend()?.abort();
+        let began = Instant::now();
+        while bench.in_hand() > 0 {
+            let ended = bench.turn()?;
+            taken_back(bench, ended)?;
+            bench.still_patient(began, "what a device that is gone had in hand to come back")?;
+        }
+        bench.stay_quiet()?;
+        bench.arena.check_all().map_err(|what| format!("written after it was given back: {what}"))?;
+        bench.subject.inject(Trouble::Heal);
+        bench.nothing_writes("after the device was gone")?;
+        bench.revive()?;
+        let kinds = super::basic::kinds(bench.backend()?);
+        let crowd = bench.crowd(&kinds, 64, CALL_MAX)?;
+        bench.run(&crowd).map_err(|what| format!("with the next device: {what}"))?;
+    }
+    Ok(kinds.is_empty().then_some(TAKES_NOTHING))
+}
+
 pub(super) fn revive(bench: &mut Bench<'_>) -> Tried {
     let kinds = kinds(bench.backend()?);
     for round in 0..4 {

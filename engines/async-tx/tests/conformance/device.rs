@@ -91,6 +91,7 @@ pub(crate) struct Device {
     stalled: bool,
     aborting: bool,
     dead: bool,
+    gone: bool,
     /// Destinations that a flawed device writes once more, after some steps.
     again: Vec<(u32, Region)>,
     turn: usize,
@@ -107,7 +108,7 @@ impl Device {
         if self.aborting {
             self.give_back();
         }
-        if self.stalled || self.held.is_empty() {
+        if self.stalled || self.gone || self.held.is_empty() {
             return;
         }
         // Neither first in first out nor the reverse.
@@ -292,6 +293,7 @@ impl Backend for Driver {
     fn room(&self) -> usize {
         let device = lock(&self.0);
         match device.nature.flaw {
+            _ if device.gone => 0,
             Flaw::NoRoomWhenFresh => 0,
             Flaw::RoomTooLarge => device.credits + 1,
             Flaw::RoomTooSmall => device.credits.div_ceil(2),
@@ -301,7 +303,7 @@ impl Backend for Driver {
 
     fn submit(&mut self, ops: &[ReadyOp<'_>]) -> usize {
         let mut device = lock(&self.0);
-        let taken = ops.len().min(device.credits);
+        let taken = if device.gone { 0 } else { ops.len().min(device.credits) };
         let call = device.calls;
         device.calls += 1;
         for ReadyOp { token, op, fence } in &ops[..taken] {
@@ -342,7 +344,7 @@ impl Backend for Driver {
     fn revive(&mut self, _now: Nanos) -> Revival {
         let mut device = lock(&self.0);
         device.aborting = false;
-        if device.is(Flaw::NeverComesBack) {
+        if device.gone || device.is(Flaw::NeverComesBack) {
             return Revival::Failed;
         }
         device.dead = device.is(Flaw::ComesBackDead);
@@ -397,6 +399,7 @@ impl Subject for Mock {
             stalled: false,
             aborting: false,
             dead: false,
+            gone: false,
             again: Vec::new(),
             turn: 0,
         }));
@@ -416,7 +419,8 @@ impl Subject for Mock {
             match trouble {
                 Trouble::Fail => device.fails = true,
                 Trouble::Stall => device.stalled = true,
-                Trouble::Heal => (device.fails, device.stalled) = (false, false),
+                Trouble::Gone => device.gone = true,
+                Trouble::Heal => (device.fails, device.stalled, device.gone) = (false, false, false),
             }
         }
         true

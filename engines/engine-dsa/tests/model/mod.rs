@@ -1,7 +1,7 @@
 //! Backends over models of a device in this process.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_tx::Region;
@@ -57,10 +57,14 @@ pub(crate) fn setup(config: &DeviceConfig) -> Setup {
     }
 }
 
-/// Opens the queue of a model, whose pools of records are registered with `ranges`.
-pub(crate) fn opener(model: &Model, ranges: &Ranges) -> Opener {
-    let (model, ranges) = (model.clone(), ranges.clone());
+/// A place with a model in it, which can be replaced by another one.
+pub(crate) type Seat = Arc<Mutex<Model>>;
+
+/// Opens the queue of the model in `seat`; its pools of records are registered with `ranges`.
+pub(crate) fn opener(seat: &Seat, ranges: &Ranges) -> Opener {
+    let (seat, ranges) = (Arc::clone(seat), ranges.clone());
     Arc::new(move || {
+        let model = seat.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let setup = model.with(|device| setup(device.config()));
         let portal = model.portal().map_err(|_| OpenError::Broken { status: 0 })?;
         let ranges = ranges.clone();
@@ -78,7 +82,7 @@ pub(crate) fn options() -> Options {
     Options { len_min: 0, threaded: false, patience: Duration::from_secs(1), ..Options::default() }
 }
 
-/// A backend over a model.
-pub(crate) fn backend(model: &Model, ranges: &Ranges, options: Options) -> DsaBackend {
-    DsaBackend::open("dsa model", opener(model, ranges), options).expect("the model's queue opens")
+/// A backend over the model in `seat`.
+pub(crate) fn backend(seat: &Seat, ranges: &Ranges, options: Options) -> DsaBackend {
+    DsaBackend::open("dsa model", opener(seat, ranges), options).expect("the model's queue opens")
 }
