@@ -228,9 +228,21 @@ impl Queue {
         self.batching
     }
 
-    /// How many operations are sure to find room, one by one.
+    /// How many operations the next call to [`Queue::submit`] takes, if the portal has room, and if no fence
+    /// and none that the device does not do is among them. In a batch, many share a credit.
     pub fn room(&self) -> usize {
-        if self.closing { 0 } else { self.credits.min(self.free.len()) }
+        if self.closing {
+            return 0;
+        }
+        let list = if self.batching { self.pool.size().list } else { 1 };
+        let batches = self.credits.min(self.free_batches.len());
+        let most = batches.saturating_mul(list).saturating_add(self.credits - batches);
+        most.min(self.free.len())
+    }
+
+    /// Entries of the hardware's queue that may be occupied yet.
+    pub fn credits(&self) -> usize {
+        self.credits
     }
 
     /// Operations in hand.

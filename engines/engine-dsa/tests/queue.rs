@@ -60,7 +60,7 @@ fn every_status_of_every_operation_has_its_fault() {
             assert_eq!(got[0].0, 9);
             assert_eq!(got[0].1.map(drop), result, "{opcode:?} {status:#04x}");
             assert_eq!(queue.caps().has(op.kind()), stays, "{opcode:?} {status:#04x}");
-            assert_eq!((queue.in_hand(), queue.room()), (0, 8));
+            assert_eq!((queue.in_hand(), queue.credits()), (0, 8));
         }
         let (mut queue, _, _) = queue(plain());
         queue.submit(&[ready(0, op)]);
@@ -87,6 +87,18 @@ fn descriptors_are_those_of_the_builders_with_cache_control_where_it_is_legal() 
             assert_eq!(descriptor.flags(), flag::RECORD_VALID | flag::REQUEST_RECORD | cache, "{opcode:?}");
         }
     }
+}
+
+#[test]
+fn a_queue_that_refuses_its_last_kind_has_failed() {
+    let mut memory = Memory::new(2);
+    let op = Op::Copy { src: memory.block(0), dst: memory.block(1) };
+    let operations = engine_dsa::caps::OpSet::parse("9").unwrap();
+    let (mut queue, handle, _) = queue(Setup { operations, ..plain() });
+    queue.submit(&[ready(0, op)]);
+    Record::new(0x10).write(&handle.last());
+    assert_eq!(harvest(&mut queue), [(0, Err(Fault::Device(0x10)))]);
+    assert_eq!(queue.caps(), Caps::NONE);
 }
 
 #[test]
@@ -154,23 +166,43 @@ fn a_dedicated_queue_never_has_more_than_its_credits_outstanding() {
     let op = Op::Copy { src: memory.block(0), dst: memory.block(1) };
     let (mut queue, handle, _) = queue(Setup { credits: 3, ..plain() });
     let ops: Vec<ReadyOp<'_>> = (0..10).map(|i| ready(i, op)).collect();
-    assert_eq!(queue.room(), 3);
+    assert_eq!(queue.credits(), 3);
     assert_eq!(queue.submit(&ops), 3);
-    assert_eq!((queue.room(), queue.in_hand(), queue.submit(&ops[3..])), (0, 3, 0));
+    assert_eq!((queue.credits(), queue.in_hand(), queue.submit(&ops[3..])), (0, 3, 0));
     // Out of order, one by one.
     for (turn, index) in [1, 0, 2, 3].into_iter().enumerate() {
         Record::new(1).write(&handle.accepted(index));
         assert_eq!(harvest(&mut queue), [(index as u64, GOOD)]);
-        assert_eq!(queue.room(), 1);
+        assert_eq!(queue.credits(), 1);
         assert_eq!(queue.submit(&ops[3 + turn..4 + turn]), 1);
-        assert_eq!(queue.room(), 0);
+        assert_eq!(queue.credits(), 0);
     }
     for index in 4..7 {
         Record::new(1).write(&handle.accepted(index));
     }
     assert_eq!(harvest(&mut queue).len(), 3);
     assert!(queue.is_idle());
-    assert_eq!(queue.room(), 3);
+    assert_eq!((queue.credits(), queue.room()), (3, 3));
+}
+
+#[test]
+fn the_room_is_what_the_next_call_takes() {
+    let mut memory = Memory::new(2);
+    let op = Op::Copy { src: memory.block(0), dst: memory.block(1) };
+    let ops: Vec<ReadyOp<'_>> = (0..200).map(|i| ready(i, op)).collect();
+    for (credits, max_batch, used) in [(1, 8, 0), (3, 8, 1), (8, 2, 5), (200, 8, 0), (40, 32, 39), (5, 1, 2)]
+    {
+        let (mut queue, _, _) = queue(Setup { credits, max_batch, ..setup() });
+        for op in &ops[..used] {
+            assert_eq!(queue.submit(std::slice::from_ref(op)), 1);
+        }
+        let room = queue.room();
+        assert!(room > 0);
+        assert_eq!(queue.submit(&ops), room.min(200), "{credits} {max_batch} {used}");
+        queue.begin_close();
+        harvest(&mut queue);
+        assert!(queue.is_idle());
+    }
 }
 
 #[test]
@@ -181,15 +213,15 @@ fn a_full_shared_queue_takes_what_it_took_and_gives_the_credits_back() {
     let (mut queue, handle, counters) = queue(plain());
     handle.script().answers = [Ok(1), Ok(2), Err(PortalError::Retry)].into();
     assert_eq!(queue.submit(&ops), 3);
-    assert_eq!((queue.in_hand(), queue.room(), counters.full.get()), (3, 5, 1));
+    assert_eq!((queue.in_hand(), queue.credits(), counters.full.get()), (3, 5, 1));
     handle.script().answers = [Err(PortalError::Retry)].into();
     assert_eq!(queue.submit(&ops[3..]), 0);
-    assert_eq!((queue.in_hand(), queue.room()), (3, 5));
+    assert_eq!((queue.in_hand(), queue.credits()), (3, 5));
     for index in 0..3 {
         Record::new(1).write(&handle.accepted(index));
     }
     assert_eq!(harvest(&mut queue).len(), 3);
-    assert_eq!(queue.room(), 8);
+    assert_eq!(queue.credits(), 8);
     // A portal that accepts nothing without saying why is a full one.
     handle.script().answers = [Ok(0)].into();
     assert_eq!(queue.submit(&ops), 0);
@@ -340,7 +372,7 @@ fn a_member_that_fails_at_any_position_with_and_without_fences() {
                         })
                         .collect();
                     assert_eq!(queue.submit(&ops), count);
-                    assert_eq!((handle.script().calls.as_slice(), queue.room()), (&[1][..], 7));
+                    assert_eq!((handle.script().calls.as_slice(), queue.credits()), (&[1][..], 7));
                     run_batch(&handle.last(), &fences, failing);
                     let mut got = harvest(&mut queue);
                     got.sort_unstable_by_key(|done| done.0);
@@ -356,7 +388,7 @@ fn a_member_that_fails_at_any_position_with_and_without_fences() {
                         .collect();
                     assert_eq!(got, expected, "{count} {failing:?} {fences:?}");
                     assert!(queue.is_idle());
-                    assert_eq!(queue.room(), 8);
+                    assert_eq!(queue.credits(), 8);
                     assert_eq!(counters.fences.get(), fences.len() as u64);
                 }
             }
@@ -385,7 +417,7 @@ fn members_come_as_they_end_but_the_last_waits_for_the_batch() {
     Record::new(1).write(&member(&batch, 1));
     assert_eq!(harvest(&mut queue), [(0, GOOD)]);
     assert_eq!(harvest(&mut queue), [], "the batch's own record may be lost");
-    assert_eq!(queue.room(), 7);
+    assert_eq!(queue.credits(), 7);
     // It was lost: the last one has succeeded all the same, and is told so when the queue is closed.
     handle.script().closed = false;
     queue.begin_close();
@@ -417,7 +449,7 @@ fn an_untouched_member_of_a_batch_that_is_over_is_waited_for_unless_it_was_not_r
             expected.extend(end.map(|fault| (index as u64 + 1, Err(fault))));
         }
         assert_eq!(harvest(&mut queue), expected, "{status:#04x} {run}");
-        assert_eq!(queue.room(), 8, "its entry is free");
+        assert_eq!(queue.credits(), 8, "its entry is free");
         queue.begin_close();
         assert_eq!(harvest(&mut queue).len(), 3 - expected.len());
         assert!(queue.is_idle());
@@ -559,11 +591,11 @@ fn resuming_is_bounded_and_needs_no_second_credit() {
         Record::new(3).completed(10).address(src.as_ptr() as u64).write(&handle.last());
         assert_eq!(harvest(&mut queue), []);
         assert_eq!(handle.last().size(), 4096 - 10 * turn);
-        assert_eq!(queue.room(), 0);
+        assert_eq!(queue.credits(), 0);
     }
     Record::new(3).completed(10).address(src.as_ptr() as u64).write(&handle.last());
     assert_eq!(harvest(&mut queue), [(0, Err(Fault::Declined))]);
-    assert_eq!((queue.room(), handle.script().accepted.len()), (1, 5));
+    assert_eq!((queue.credits(), handle.script().accepted.len()), (1, 5));
     assert_eq!((counters.page_faults.get(), counters.resumed.get()), (5, 4));
     // A full queue is not waited for.
     queue.submit(&[ready(1, op)]);
@@ -597,11 +629,11 @@ fn a_faulted_member_goes_on_alone_when_its_batch_is_over() {
     Record::new(5).completed(2).write(&batch);
     assert_eq!(harvest(&mut queue), [(2, Err(Fault::Abandoned))]);
     assert_eq!((handle.last().opcode(), handle.last().size()), (Opcode::Memmove as u8, 4096 - 64));
-    assert_eq!((queue.in_hand(), queue.room()), (1, 0));
+    assert_eq!((queue.in_hand(), queue.credits()), (1, 0));
     Record::new(1).write(&handle.last());
     assert_eq!(harvest(&mut queue), [(0, GOOD)]);
     assert!(queue.is_idle());
-    assert_eq!(queue.room(), 1);
+    assert_eq!(queue.credits(), 1);
 }
 
 #[test]
@@ -757,7 +789,7 @@ fn whatever_a_device_writes_each_operation_ends_once() {
             for (token, _) in harvest(&mut queue) {
                 *outcomes.get_mut(&token).unwrap() += 1;
             }
-            assert!(queue.room() <= credits);
+            assert!(queue.credits() <= credits);
         }
         queue.begin_close();
         for (token, _) in harvest(&mut queue) {

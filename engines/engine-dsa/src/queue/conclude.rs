@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use async_tx::{Fault, OpKind, Region, Verdict};
+use async_tx::{Caps, Fault, OpKind, Region, Verdict};
 
 use super::Queue;
 use super::slot::Work;
@@ -49,7 +49,8 @@ impl Queue {
                 Class::Cpu => Err(Fault::Declined),
                 Class::Config | Class::Programming | Class::Split => {
                     self.refuse(work.kind, code, record);
-                    Err(Fault::Declined)
+                    // A queue that does nothing any more is to be looked after.
+                    if self.caps() == Caps::NONE { contradiction } else { Err(Fault::Declined) }
                 }
                 Class::Device | Class::Data => contradiction,
             },

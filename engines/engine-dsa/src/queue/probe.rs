@@ -51,17 +51,28 @@ impl Queue {
                     self.pool.write_probe(0, &pattern());
                     self.pool.write_probe(1, &[0; PROBE_BYTES]);
                     let (from, to) = (self.pool.probe_address(0), self.pool.probe_address(1));
-                    let copy = Descriptor::memmove(from, to, PROBE_BYTES as u64).ok();
+                    let copy = Descriptor::memmove(from, to, self.probe_len() as u64).ok();
                     self.send_probe(copy, ProbeState::CopySent)
                 }
                 ProbeState::CopySent => match self.look_probe(ProbeState::Passed) {
-                    ProbeState::Passed if self.pool.read_probe(1) != pattern() => ProbeState::Failed(0),
+                    ProbeState::Passed if !self.is_copied() => ProbeState::Failed(0),
                     state => state,
                 },
                 over => over,
             };
         }
         self.probe
+    }
+
+    /// Bytes of the copy.
+    fn probe_len(&self) -> usize {
+        usize::try_from(self.setup.max_transfer).unwrap_or(PROBE_BYTES).min(PROBE_BYTES)
+    }
+
+    /// Whether just the bytes of the copy are there.
+    fn is_copied(&self) -> bool {
+        let (is, len) = (self.pool.read_probe(1), self.probe_len());
+        is.iter().zip(pattern()).enumerate().all(|(i, (is, copied))| *is == if i < len { copied } else { 0 })
     }
 
     fn send_probe(&mut self, descriptor: Option<Descriptor>, next: ProbeState) -> ProbeState {

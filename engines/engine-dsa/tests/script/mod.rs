@@ -36,7 +36,7 @@ pub(crate) struct Handle(Arc<Mutex<Script>>);
 
 impl Handle {
     pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
-        self.0.lock().unwrap()
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(crate) fn portal(&self) -> Box<dyn Portal> {
