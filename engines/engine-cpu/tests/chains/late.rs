@@ -165,7 +165,8 @@ impl Backend for Late {
             if *fence {
                 assert!(ops[..=i].iter().all(|op| self.habits.fences.has(op.op.kind())), "{op:?}");
             }
-            let clash = |held: &&Held| !after.contains(&held.token) && held.op.op(0).unwrap().conflicts_with(op);
+            let clash =
+                |held: &&Held| !after.contains(&held.token) && held.op.op(0).unwrap().conflicts_with(op);
             assert!(self.held.iter().find(clash).is_none(), "one in flight touches the bytes of {op:?}");
             // A later step of a cut CRC goes on from its own word, which a chain does not accept.
             let mut chain = Chain::new();

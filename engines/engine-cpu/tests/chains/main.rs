@@ -3,9 +3,17 @@
 //! Random chains come from fixed seeds. `ASYNC_TX_CASES=N` multiplies their number by `N`.
 
 #[cfg(test)]
+mod batches;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod handles;
+#[cfg(test)]
+mod health;
+#[cfg(test)]
 mod late;
+#[cfg(test)]
+mod manual;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

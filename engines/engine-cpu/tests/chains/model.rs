@@ -114,7 +114,9 @@ impl Column<'_> {
                 self.set(Some(dst), self.get(dst) ^ sum);
             }
             Op::Compare { a, b } => verdict.differs = self.get(a) != self.get(b),
-            Op::Dualcast { src, dst } => dst.map(|dst| self.set(Some(dst), self.get(src))).into_iter().collect(),
+            Op::Dualcast { src, dst } => {
+                dst.map(|dst| self.set(Some(dst), self.get(src))).into_iter().collect()
+            }
             Op::Crc32c { .. } => {}
             Op::CopyCrc32c { src, dst, .. } => self.set(Some(dst), self.get(src)),
         }

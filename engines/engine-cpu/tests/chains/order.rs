@@ -1,84 +1,56 @@
 //! Dependencies that no memory shows: a node starts when what it depends on has ended, and not before.
 
-use std::sync::{Arc, Mutex};
-
 use async_tx::*;
-use engine_cpu::CpuBackend;
 
+use crate::manual::{Desk, copies, copy, is_copied, poll};
 use crate::world::{Rng, World};
-
-/// What a [`Manual`] backend holds, shared with the test.
-#[derive(Default)]
-struct Desk {
-    held: Vec<OpToken>,
-    ended: Vec<OpToken>,
-}
-
-/// A backend that takes copies, without doing them, and ends them when the test says so.
-struct Manual(Arc<Mutex<Desk>>);
-
-impl Backend for Manual {
-    fn name(&self) -> &str {
-        "manual"
-    }
-
-    fn caps(&self) -> Caps {
-        Caps::NONE.with(OpKind::Copy)
-    }
-
-    fn limits(&self, _kind: OpKind) -> Limits {
-        Limits::NONE
-    }
-
-    fn submit(&mut self, ops: &[ReadyOp<'_>]) -> usize {
-        self.0.lock().unwrap().held.extend(ops.iter().map(|op| op.token));
-        ops.len()
-    }
-
-    fn reap(&mut self, done: &mut Vec<Completion>) {
-        let ended = std::mem::take(&mut self.0.lock().unwrap().ended);
-        done.extend(ended.into_iter().map(|token| Completion { token, result: Ok(Verdict::default()) }));
-    }
-
-    fn abort(&mut self) {}
-
-    fn revive(&mut self, _now: Nanos) -> Revival {
-        Revival::Failed
-    }
-}
 
 #[test]
 fn a_node_waits_for_all_that_it_depends_on() {
     let world = World::random(&mut Rng(1));
-    let copy = |i: usize| Op::Copy { src: world.region(0, 64), dst: world.region(i * 64, 64) };
-    let desk = Arc::new(Mutex::new(Desk::default()));
-    let backend = Box::new(Manual(Arc::clone(&desk)));
-    let mut engine = Engine::new(Box::new(CpuBackend::auto())).with_backend(backend);
+    let desk = Desk::new();
+    let mut engine = desk.engine();
 
     let mut chain = engine.chain();
-    let first = chain.push(copy(1), &[]).unwrap();
-    let second = chain.push(copy(2), &[]).unwrap();
+    let first = chain.push(copy(&world, 1), &[]).unwrap();
+    let second = chain.push(copy(&world, 2), &[]).unwrap();
     let both = chain.push(Op::Notify, &[first, second]).unwrap();
-    chain.push(copy(3), &[both]).unwrap();
+    chain.push(copy(&world, 3), &[both]).unwrap();
     engine.submit(chain, 9);
 
-    let mut done = Vec::new();
-    let held = |engine: &mut Engine, done: &mut Vec<ChainDone>| {
-        engine.poll(done);
-        desk.lock().unwrap().held.len()
-    };
-    let end_last = || {
-        let mut desk = desk.lock().unwrap();
-        let token = desk.held.pop().unwrap();
-        desk.ended.push(token);
-    };
-    assert_eq!(held(&mut engine, &mut done), 2, "the two roots");
-    end_last();
-    assert_eq!(held(&mut engine, &mut done), 1, "one root is left, and the third copy waits for it");
-    end_last();
-    assert_eq!(held(&mut engine, &mut done), 1, "the third copy, released by the notification");
-    assert_eq!((done.len(), engine.in_flight()), (0, 1));
-    end_last();
-    assert_eq!(held(&mut engine, &mut done), 0);
-    assert_eq!(done, [ChainDone { tag: 9, result: Ok(Verdict::default()) }]);
+    assert_eq!((poll(&mut engine), desk.held()), (vec![], 2), "the two roots");
+    desk.complete(1);
+    assert_eq!((poll(&mut engine), desk.held()), (vec![], 1), "one root is left");
+    desk.complete(0);
+    assert_eq!((poll(&mut engine), desk.held()), (vec![], 1), "released by the notification");
+    assert_eq!(engine.in_flight(), 1);
+    desk.complete(0);
+    assert_eq!(poll(&mut engine), [ChainDone { tag: 9, result: Ok(Verdict::default()) }]);
+    drop(engine);
+}
+
+#[test]
+fn a_last_node_waits_for_every_leaf() {
+    let world = World::random(&mut Rng(1));
+    let mut chain = copies(&world, &[1, 2, 3]);
+    let next = chain.push_next(copy(&world, 4)).unwrap();
+    let last = chain.push_last(Op::Notify).unwrap();
+    let indices: Vec<_> = chain.deps(last.index()).iter().map(|dep| dep.index()).collect();
+    assert_eq!(indices, [0, 1, next.index()], "all but the one that another waits for");
+    let after = chain.push_last(copy(&world, 5)).unwrap();
+    assert_eq!(chain.deps(after.index()), [last]);
+    assert_eq!(Chain::new().push_last(Op::Notify).unwrap().index(), 0);
+
+    let desk = Desk::new();
+    let mut engine = desk.engine();
+    engine.submit(chain, 0);
+    for left in [3, 2, 1, 1] {
+        assert_eq!((desk.held(), is_copied(&world, 5)), (left, false));
+        desk.complete(0);
+        poll(&mut engine);
+    }
+    assert_eq!(desk.held(), 1, "the one behind the notification");
+    desk.complete(0);
+    assert_eq!(poll(&mut engine).len(), 1);
+    drop(engine);
 }

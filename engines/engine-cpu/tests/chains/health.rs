@@ -1,0 +1,207 @@
+//! Deadlines, quarantine, probing, and backends that come and go.
+
+use std::time::Duration;
+
+use async_tx::*;
+
+use crate::manual::{Desk, Hand, alerts, copies, is_copied, poll};
+use crate::world::{Rng, World};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn setup() -> (World, Desk, Hand, Engine) {
+    let (desk, hand) = (Desk::new(), Hand::new());
+    let config = EngineConfig { probe_max: 4000 * MS, ..EngineConfig::default() };
+    let engine = desk.engine().with_clock(hand.boxed()).with_config(config);
+    (World::random(&mut Rng(5)), desk, hand, engine)
+}
+
+fn health(engine: &Engine) -> Health {
+    engine.stats().backends[0].health
+}
+
+#[test]
+fn a_late_operation_quarantines_and_runs_on_the_cpu_only_when_it_came_back() {
+    let (world, desk, hand, mut engine) = setup();
+    engine.submit(copies(&world, &[1, 2]), 1);
+    assert!(engine.wake_at().is_some_and(|at| at <= Nanos(101_000_000)));
+    hand.pass(99 * MS);
+    poll(&mut engine);
+    assert_eq!((desk.aborts(), health(&engine)), (0, Health::Good));
+    hand.pass(2 * MS);
+    poll(&mut engine);
+    assert_eq!((desk.aborts(), health(&engine)), (1, Health::Quarantined));
+    let [Alert::Quarantined { backend, kind: OpKind::Copy, fault: Fault::TimedOut }] =
+        &alerts(&mut engine)[..]
+    else {
+        panic!("one alert");
+    };
+    assert_eq!(&**backend, "manual");
+    assert_eq!(engine.stats().backends[0].timeouts, 2);
+    // The memory is not touched while the backend may still write it.
+    assert_eq!((engine.in_flight(), is_copied(&world, 1), is_copied(&world, 2)), (1, false, false));
+    // A good result counts, however late, and what was given up runs on the CPU.
+    desk.complete(0);
+    assert_eq!((poll(&mut engine), is_copied(&world, 2)), (vec![], false));
+    desk.fail(0, Fault::Aborted);
+    assert_eq!((poll(&mut engine).len(), is_copied(&world, 2)), (1, true));
+    let stats = engine.stats();
+    assert_eq!((stats.cpu_retries, stats.backends[0].completed, stats.backends[0].aborted), (1, 1, 1));
+    // Chains go on, on the CPU.
+    assert_eq!(engine.run(copies(&world, &[3])), Ok(Verdict::default()));
+    assert_eq!((desk.held(), engine.stats().on_cpu_for(Reason::Quarantined)), (0, 1));
+    drop(engine);
+}
+
+#[test]
+fn long_operations_have_more_time() {
+    let (desk, hand) = (Desk::new(), Hand::new());
+    let world = World::random(&mut Rng(5));
+    let config = EngineConfig { bytes_per_second_min: 6400, ..EngineConfig::default() };
+    let mut engine = desk.engine().with_clock(hand.boxed()).with_config(config);
+    engine.submit(copies(&world, &[1]), 1);
+    hand.pass(109 * MS);
+    poll(&mut engine);
+    assert_eq!(health(&engine), Health::Good, "64 bytes take 10 ms at this rate");
+    hand.pass(2 * MS);
+    poll(&mut engine);
+    assert_eq!(health(&engine), Health::Quarantined);
+    drop(engine);
+}
+
+#[test]
+fn a_fault_quarantines_and_what_was_pending_goes_elsewhere() {
+    let (world, desk, _hand, mut engine) = setup();
+    desk.state().batch = 2;
+    engine.submit(copies(&world, &[1, 2, 3]), 1);
+    assert_eq!(desk.held(), 2);
+    desk.fail(0, Fault::Device(0x13));
+    assert_eq!(poll(&mut engine), []);
+    assert!(is_copied(&world, 1) && is_copied(&world, 3) && !is_copied(&world, 2));
+    desk.complete(0);
+    assert_eq!(poll(&mut engine).len(), 1);
+    assert!(is_copied(&world, 2));
+    assert_eq!((desk.calls().len(), desk.aborts()), (1, 1));
+    drop(engine);
+}
+
+#[test]
+fn a_quarantined_backend_is_probed_with_longer_and_longer_pauses() {
+    let (world, desk, hand, mut engine) = setup();
+    desk.state().revivals.extend([Revival::Failed, Revival::Failed, Revival::Failed, Revival::Pending]);
+    engine.submit(copies(&world, &[1]), 1);
+    desk.fail(0, Fault::Gone);
+    poll(&mut engine);
+    let asked = |engine: &mut Engine, pause: u32| {
+        hand.pass(pause * MS);
+        poll(engine);
+        desk.asked()
+    };
+    assert_eq!([asked(&mut engine, 998), asked(&mut engine, 3)], [0, 1], "after a second");
+    assert_eq!([asked(&mut engine, 1998), asked(&mut engine, 3)], [1, 2], "after two");
+    assert_eq!([asked(&mut engine, 3998), asked(&mut engine, 3)], [2, 3], "after four");
+    assert_eq!([asked(&mut engine, 3998), asked(&mut engine, 3)], [3, 4], "which is the longest");
+    assert!(engine.wake_at().is_some());
+    desk.state().caps = Caps::NONE.with(OpKind::Fill);
+    assert_eq!(asked(&mut engine, 0), 5, "it could not tell, and is asked again");
+    assert_eq!((health(&engine), engine.wake_at()), (Health::Good, None));
+    let [Alert::Quarantined { .. }, Alert::Revived { after, .. }] = alerts(&mut engine)[..] else {
+        panic!("two alerts");
+    };
+    assert!(after > Duration::from_secs(10));
+    // It is in use again, for what it takes now.
+    let mut chain = copies(&world, &[1]);
+    chain.push(Op::Fill { dst: world.region(640, 64), byte: 0 }, &[]).unwrap();
+    engine.submit(chain, 2);
+    assert_eq!((desk.held(), engine.stats().backends[0].revived), (1, 1));
+    drop(engine);
+}
+
+#[test]
+fn one_that_fails_again_soon_is_left_alone_for_longer() {
+    let (world, desk, hand, mut engine) = setup();
+    for (round, pause) in [1000, 2000, 4000, 4000].into_iter().enumerate() {
+        engine.submit(copies(&world, &[1]), 1);
+        desk.fail(0, Fault::Gone);
+        poll(&mut engine);
+        hand.pass((pause - 1) * MS);
+        poll(&mut engine);
+        assert_eq!(desk.asked(), round);
+        hand.pass(2 * MS);
+        poll(&mut engine);
+        assert_eq!((desk.asked(), health(&engine)), (round + 1, Health::Good));
+    }
+    // After a time without faults it is trusted as before.
+    hand.pass(4001 * MS);
+    engine.submit(copies(&world, &[1]), 1);
+    desk.fail(0, Fault::Gone);
+    poll(&mut engine);
+    hand.pass(1001 * MS);
+    poll(&mut engine);
+    assert_eq!(health(&engine), Health::Good);
+    drop(engine);
+}
+
+#[test]
+fn one_that_gives_nothing_back_is_told_again_and_reported_once() {
+    let (world, desk, hand, mut engine) = setup();
+    engine.submit(copies(&world, &[1]), 1);
+    for _ in 0..5 {
+        hand.pass(5000 * MS);
+        poll(&mut engine);
+    }
+    assert!(desk.aborts() > 2);
+    let alerts = alerts(&mut engine);
+    let [Alert::Quarantined { .. }, late @ Alert::GivingUpLate { held: 1, .. }] = &alerts[..] else {
+        panic!("{alerts:?}");
+    };
+    assert!(late.to_string().contains("manual: 1 operations were given up"), "{late}");
+    assert_eq!((desk.asked(), engine.in_flight()), (0, 1), "with full hands it is not asked");
+    drop(engine);
+}
+
+#[test]
+fn a_backend_can_be_removed_and_comes_back() {
+    let (world, desk, _hand, mut engine) = setup();
+    desk.state().batch = 2;
+    engine.submit(copies(&world, &[1, 2, 3]), 1);
+    assert!(!engine.remove_backend("nobody"));
+    assert!(engine.remove_backend("manual"));
+    assert!(!engine.remove_backend("manual"), "it is leaving already");
+    assert_eq!((desk.aborts(), desk.dropped()), (1, false), "it has operations in hand");
+    assert!(is_copied(&world, 3), "what was pending runs elsewhere");
+    desk.complete(0);
+    desk.fail(0, Fault::Aborted);
+    assert_eq!(poll(&mut engine).len(), 1);
+    assert!(is_copied(&world, 1) && is_copied(&world, 2));
+    poll(&mut engine);
+    assert!(desk.dropped());
+    assert!(matches!(&alerts(&mut engine)[..], [Alert::Removed { .. }]));
+    assert_eq!(engine.run(copies(&world, &[4])), Ok(Verdict::default()));
+    assert_eq!(engine.stats().on_cpu_for(Reason::NoBackend), 1);
+    // One of the same name takes its place, and goes on with its counters.
+    let again = Desk::new();
+    engine.add_backend(again.backend(), Thresholds::default());
+    engine.submit(copies(&world, &[5]), 2);
+    assert_eq!(again.held(), 1);
+    again.complete(0);
+    assert_eq!(poll(&mut engine).len(), 1);
+    let stats = engine.stats();
+    assert_eq!((stats.backends.len(), stats.backends[0].submitted), (1, 3));
+    // One with nothing in hand goes at once.
+    assert!(engine.remove_backend("manual") && again.dropped());
+    drop(engine);
+}
+
+#[test]
+fn an_alert_is_a_sentence() {
+    let (world, desk, _hand, mut engine) = setup();
+    engine.submit(copies(&world, &[1]), 1);
+    desk.fail(0, Fault::Device(0x13));
+    poll(&mut engine);
+    let alert = alerts(&mut engine).remove(0);
+    let text =
+        "manual: copy: the device reported status 0x13; the backend is set aside, and the CPU does its work";
+    assert_eq!((alert.to_string().as_str(), alert.backend()), (text, "manual"));
+    drop(engine);
+}
