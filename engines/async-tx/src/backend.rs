@@ -63,7 +63,8 @@ pub struct Limits {
     pub len_min: usize,
     /// The most bytes in one operation; longer ones are cut.
     pub len_max: usize,
-    /// Every block's address and length must be a multiple of this many bytes; others run on the CPU.
+    /// Every block's address and length must be a multiple of this many bytes, a power of two; others
+    /// run on the CPU.
     pub align: usize,
     /// An operation that completes with any [`Fault`] has left its destinations as they were: also one that
     /// was declined, abandoned or given up, whose completion therefore has to know that nothing of it was

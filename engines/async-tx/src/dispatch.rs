@@ -175,7 +175,14 @@ impl Engine {
         );
         // Should a backend run it before the fence after all, it could not be run again in place.
         let in_batch = run.batch == slot.batch && run.in_batch == run.waits_for && !slot.pending.is_empty();
-        if !fences || seeded || op.is_in_place() || !in_batch {
+        // Should one before it be given up although it ran, because its completion was lost, it runs again on
+        // the CPU, and has to find what it reads as it was.
+        let spoils = || {
+            let mine = slot.pending.iter().filter(|waiter| waiter.flight == key);
+            let mut before = mine.map(|waiter| flight.chain.as_ref().and_then(|chain| chain.op(waiter.node)));
+            before.any(|before| before.is_none_or(|before| op.spoils(&before)))
+        };
+        if !fences || seeded || op.is_in_place() || !in_batch || spoils() {
             return;
         }
         match self.choose(&op, run.parent) {

@@ -418,6 +418,14 @@ impl<'a> Op<'a> {
         }
     }
 
+    /// Whether it writes a byte that `before` reads, so that `before` could not be repeated after it.
+    pub fn spoils(&self, before: &Op<'_>) -> bool {
+        let apart = self.each_region(|a, access| {
+            access == Access::Read || before.each_region(|b, other| other == Access::Write || !a.overlaps(b))
+        });
+        !apart
+    }
+
     /// Whether the order of the two matters: one writes a byte that the other reads or writes.
     pub fn conflicts_with(&self, other: &Op<'_>) -> bool {
         let disjoint = self.each_region(|a, access| {

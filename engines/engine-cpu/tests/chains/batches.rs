@@ -115,3 +115,25 @@ fn what_was_behind_a_fence_that_failed_runs_after_what_was_before_it() {
     assert_eq!((stats.declined, stats.abandoned, stats.quarantined), (1, 1, false));
     drop(engine);
 }
+
+#[test]
+fn what_would_spoil_the_sources_of_its_batch_is_not_fenced() {
+    let world = world();
+    let desk = Desk::new();
+    desk.state().batch = 10;
+    desk.state().fences = Caps::ALL;
+    let mut engine = desk.engine();
+    let mut chain = copies(&world, &[1]);
+    // It overwrites what the copy reads.
+    chain.push(Op::Fill { dst: world.region(0, 64), byte: 9 }, &[]).unwrap();
+    engine.submit(chain, 1);
+    engine.issue_pending_all();
+    assert_eq!(desk.calls(), [[false]], "the fill waits for the completion of the copy");
+    let source = world.snapshot()[..64].to_vec();
+    // The device made the copy, but the completion was lost, and the backend gives up what it has.
+    desk.fail(0, Fault::Aborted);
+    assert_eq!(poll(&mut engine).len(), 1);
+    let bytes = world.snapshot();
+    assert_eq!((&bytes[64..128], &bytes[..64]), (&source[..], &[9; 64][..]));
+    drop(engine);
+}
