@@ -1,6 +1,8 @@
 //! The runner over members in memory, and whole shards over files and sockets.
 
 #[cfg(test)]
+mod devices;
+#[cfg(test)]
 mod nbd;
 #[cfg(test)]
 mod runner;

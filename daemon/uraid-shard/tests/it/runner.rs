@@ -4,6 +4,7 @@
 //! order, fail to read here and there, are failed and replaced. Whatever happens, a read gives what the
 //! byte array says, and at the end every set of survivors gives the same.
 
+use async_tx::{Engine, EngineStats};
 use md_format::{AssembleOptions, Assembly, CreateParams, Found, Layout, Level, Superblock, Uuid};
 use uraid_blockio::{MemControl, MemMembers, MemberIo};
 use uraid_core::{Array, ArrayConfig, MemberId, MemberStanding, NewMember, RequestError, RequestKind};
@@ -17,10 +18,10 @@ const SLOTS: u32 = 8;
 const ROWS: u64 = 12;
 
 #[derive(Clone, Copy, Debug)]
-struct Shape {
-    level: Level,
-    members: usize,
-    chunk: u64,
+pub(crate) struct Shape {
+    pub(crate) level: Level,
+    pub(crate) members: usize,
+    pub(crate) chunk: u64,
 }
 
 fn member_bytes(shape: Shape) -> u64 {
@@ -73,37 +74,48 @@ fn assemble(contents: &[Vec<u8>]) -> Result<Assembly, md_format::AssembleError> 
 }
 
 #[derive(Clone, Debug)]
-struct Asked {
-    kind: RequestKind,
-    offset: u64,
-    data: Vec<u8>,
+pub(crate) struct Asked {
+    pub(crate) kind: RequestKind,
+    pub(crate) offset: u64,
+    pub(crate) data: Vec<u8>,
 }
 
 type TestRunner = Runner<MemMembers, ManualClock, Asked>;
 
-struct Bench {
-    runner: TestRunner,
+pub(crate) struct Bench {
+    pub(crate) runner: TestRunner,
     control: MemControl,
-    clock: ManualClock,
-    model: Vec<u8>,
+    pub(crate) clock: ManualClock,
+    pub(crate) model: Vec<u8>,
     busy: Vec<(u64, u64)>,
     rng: Rng,
     failed_requests: u64,
 }
 
-fn runner_over(members: MemMembers, assembly: &Assembly, ids: &[MemberId]) -> (TestRunner, ManualClock) {
+fn runner_over(
+    members: MemMembers,
+    assembly: &Assembly,
+    ids: &[MemberId],
+    engine: Engine,
+) -> (TestRunner, ManualClock) {
     let clock = ManualClock::default();
     let config = ArrayConfig { slots: SLOTS, sync_window: 3, ..ArrayConfig::default() };
     let array = Array::start(assembly, ids, config).unwrap();
     let memory_config = MemoryConfig { slots: SLOTS, pool_bytes: 8 << 20, lock: false, prefault: false };
     let memory = Memory::new(array.geometry(), memory_config).unwrap();
-    let engine = cpu_engine("cycle").unwrap();
     let runner = Runner::new(array, members, engine, memory, clock.clone()).with_self_check(true);
     (runner, clock)
 }
 
+/// How often in a row nothing may come of a look at an engine that computes before time passes.
+const LOOKS: u32 = 50;
+
 impl Bench {
     fn new(shape: Shape, seed: u64, shuffled: bool) -> Self {
+        Self::with_engine(shape, seed, shuffled, cpu_engine("cycle").unwrap())
+    }
+
+    pub(crate) fn with_engine(shape: Shape, seed: u64, shuffled: bool, engine: Engine) -> Self {
         let sizes = vec![member_bytes(shape); shape.members];
         let members = if shuffled { MemMembers::shuffled(&sizes, seed) } else { MemMembers::new(&sizes) };
         let control = members.control();
@@ -111,7 +123,7 @@ impl Bench {
         let contents: Vec<_> = (0..shape.members).map(|m| control.contents(m)).collect();
         let assembly = assemble(&contents).unwrap();
         let ids: Vec<_> = assembly.members.iter().map(|m| MemberId(m.found as u16)).collect();
-        let (runner, clock) = runner_over(members, &assembly, &ids);
+        let (runner, clock) = runner_over(members, &assembly, &ids, engine);
         let bytes = runner.array().geometry().array_bytes() as usize;
         Bench {
             runner,
@@ -170,7 +182,7 @@ impl Bench {
     }
 
     /// One step, and what it finished.
-    fn step(&mut self) -> Progress {
+    pub(crate) fn step(&mut self) -> Progress {
         let budget = 1 + self.rng.below(40) as u32;
         let progress = self.runner.step(budget).unwrap();
         while let Some(Finished { payload, tag, result, .. }) = self.runner.next_finished() {
@@ -195,12 +207,23 @@ impl Bench {
     }
 
     /// Goes on until nothing is in flight and no timer is due before long.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
+        let mut looks = 0;
         for _ in 0..2_000_000 {
             if self.step() != Progress::Idle {
+                looks = 0;
                 continue;
             }
-            if self.runner.owes_idle() {
+            if self.runner.computing() {
+                // Devices take some looks to end what they have; what hangs takes time.
+                looks += 1;
+                let wake = self.runner.wake_at();
+                assert!(wake.is_some(), "an operation without a deadline is in flight");
+                if let Some(wake) = wake.filter(|_| looks > LOOKS) {
+                    looks = 0;
+                    self.clock.advance_to(wake);
+                }
+            } else if self.runner.owes_idle() {
                 self.runner.idle();
             } else if self.runner.members().in_flight() > 0 {
                 self.runner.members_mut().wait(None);
@@ -259,7 +282,7 @@ impl Bench {
         }
     }
 
-    fn fail(&mut self, member: u16) {
+    pub(crate) fn fail(&mut self, member: u16) {
         self.runner.array().check_fail(MemberId(member)).unwrap();
         self.runner.fail_member(MemberId(member));
     }
@@ -294,7 +317,7 @@ fn check_survivors(control: &MemControl, shape: Shape, model: &[u8], members: &[
             let control = mem.control();
             left.into_iter().enumerate().for_each(|(i, bytes)| control.set_contents(i, bytes));
             let ids: Vec<_> = assembly.members.iter().map(|m| MemberId(m.found as u16)).collect();
-            let (runner, clock) = runner_over(mem, &assembly, &ids);
+            let (runner, clock) = runner_over(mem, &assembly, &ids, cpu_engine("cycle").unwrap());
             let (model, rng) = (model.to_vec(), Rng(1));
             let mut bench = Bench { runner, control, clock, model, busy: vec![], rng, failed_requests: 0 };
             bench.read_all();
@@ -304,9 +327,14 @@ fn check_survivors(control: &MemControl, shape: Shape, model: &[u8], members: &[
 
 /// Random work on a healthy array, a degraded one, one that rebuilds, and a healthy one again.
 fn whole_life(shape: Shape, seed: u64, shuffled: bool) {
+    whole_life_on(shape, seed, shuffled, cpu_engine("cycle").unwrap());
+}
+
+/// The same with another engine, which is what it comes to in the end.
+pub(crate) fn whole_life_on(shape: Shape, seed: u64, shuffled: bool, engine: Engine) -> EngineStats {
     println!("{shape:?} seed {seed:#x} shuffled {shuffled}");
     let rounds: u64 = std::env::var("URAID_TEST_SCALE").map_or(1, |n| n.parse().expect("a number"));
-    let mut bench = Bench::new(shape, seed, shuffled);
+    let mut bench = Bench::with_engine(shape, seed, shuffled, engine);
     bench.churn(150 * rounds);
     bench.settle();
     bench.read_all();
@@ -345,6 +373,7 @@ fn whole_life(shape: Shape, seed: u64, shuffled: bool) {
     let gone = |m: &usize| !lost.contains(&(*m as u16));
     let members: Vec<_> = (0..shape.members + lost.len()).filter(gone).collect();
     check_survivors(&bench.control, shape, &bench.model, &members);
+    bench.runner.engine_stats()
 }
 
 #[test]

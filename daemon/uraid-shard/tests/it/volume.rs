@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use async_tx::Engine;
 use md_format::{AssembleOptions, Assembly, CreateParams, Found, Layout, Level, Superblock, Uuid};
 use nbd_rs::reply::{self, ReplyBody};
 use nbd_rs::{
@@ -112,6 +113,10 @@ impl Volume {
     }
 
     pub(crate) fn open(dir: tempfile::TempDir, tuning: Tuning) -> Self {
+        Self::open_with(dir, tuning, cpu_engine("auto").unwrap())
+    }
+
+    pub(crate) fn open_with(dir: tempfile::TempDir, tuning: Tuning, engine: Engine) -> Self {
         let assembly = assemble(&dir);
         let members = assembly.members.iter();
         let members = members.map(|m| Member::open(path(&dir, m.found), OpenOptions::default()).unwrap());
@@ -120,7 +125,7 @@ impl Volume {
             members: members.collect(),
             assembly,
             read_only: false,
-            engine: cpu_engine("auto").unwrap(),
+            engine,
             tuning,
         };
         let (tell, exit) = channel();
