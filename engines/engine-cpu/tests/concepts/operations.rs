@@ -2,7 +2,7 @@
 
 use async_tx::*;
 
-use crate::support::{Blocks, Calls, LEN, chain, cpu, mul, poll, power, q_of, run};
+use crate::support::{Blocks, Calls, Desk, LEN, chain, cpu, mul, poll, power, q_of, run};
 
 #[test]
 fn c01_memcpy_ends_at_once_where_the_cpu_does_it() {
@@ -162,11 +162,13 @@ fn c11_a_notification_comes_after_what_it_depends_on() {
 
 #[test]
 fn c12_quiesce_is_waiting_for_a_handle_and_acknowledging_it() {
-    let blocks = Blocks::new(2);
-    let mut engine = cpu();
+    let (blocks, desk) = (Blocks::new(2), Desk::of_copies());
+    let mut engine = desk.engine();
     let copy = chain(&[Op::Copy { src: blocks.at(0), dst: blocks.at(1) }]);
     let tx = engine.submit_tx(copy, Submit::default());
     let deadline = engine.now();
+    assert_eq!(engine.wait(&tx, deadline), Err(WaitError::Deadline), "it never waits without an end");
+    desk.complete(0);
     assert_eq!(engine.wait(&tx, deadline), Ok(Verdict::default()));
     tx.ack();
     assert_eq!(engine.descriptors(), (1, 1), "it can be used again");

@@ -269,7 +269,9 @@ pub(crate) fn run(op: Op<'_>) -> Verdict {
 /// A chain of these operations, of which none was said to depend on another.
 pub(crate) fn chain(ops: &[Op<'_>]) -> Chain {
     let mut chain = Chain::new();
-    ops.iter().for_each(|op| drop(chain.push(*op, &[]).unwrap()));
+    for op in ops {
+        chain.push(*op, &[]).unwrap();
+    }
     chain
 }
 
