@@ -262,15 +262,16 @@ fn a_client_that_is_killed_at_work_leaves_its_dedicated_queue() {
     client.wait().expect("our child");
     let deadline = Instant::now() + Duration::from_secs(20);
     let memory = Shared::new();
-    loop {
+    // The connection is kept, or its end would take the descriptor back.
+    let _wq = loop {
         assert!(Instant::now() < deadline, "the queue stays with a dead client");
         // The refusal may come before the send, which then is not taken.
         let next = open(&path);
         let sent = send(next.as_raw_fd(), &noop(memory.address(0)).0, MsgFlags::MSG_NOSIGNAL);
         if sent == Ok(64) && answer(&next) == 64 {
-            break;
+            break next;
         }
-    }
+    };
     assert_eq!(memory.wait(0), status::SUCCESS);
 }
 
