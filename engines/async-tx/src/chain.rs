@@ -2,7 +2,7 @@
 
 use crate::backend::Caps;
 use crate::check::CheckedOp;
-use crate::op::{Change, Lost, Op, Product, Seed, XorMode};
+use crate::op::{Change, Lost, Op, OpKind, Product, Seed, XorMode};
 use crate::{ChainError, Region};
 
 /// A node of the chain that made it.
@@ -40,12 +40,63 @@ struct Body {
     kinds: Caps,
 }
 
+/// An operation, flat: what it does not have is nowhere, nothing or zero. It is written and read field by
+/// field where it lies, for moving it about costs more than all else that a push does.
 #[derive(Clone, Copy, Debug)]
 struct Node {
-    op: Packed,
+    /// The source.
+    a: Region,
+    /// The destination, or P.
+    b: Region,
+    /// The second destination, Q, or where a CRC goes.
+    c: Region,
+    /// Where the seed of a CRC lies.
+    seed: Region,
+    list: Span,
     deps: Span,
+    /// The seed of a CRC that does not lie anywhere.
+    value: u32,
+    lost: Lost,
+    kind: OpKind,
+    /// The byte of a fill; whether an xor accumulates.
+    byte: u8,
     /// No other node was said to depend on it.
     leaf: bool,
+}
+
+impl Node {
+    const EMPTY: Node = Node {
+        a: Region::NOWHERE,
+        b: Region::NOWHERE,
+        c: Region::NOWHERE,
+        seed: Region::NOWHERE,
+        list: Span::NONE,
+        deps: Span::NONE,
+        value: 0,
+        lost: Lost { data: [None, None], p: false, q: false },
+        kind: OpKind::Notify,
+        byte: 0,
+        leaf: true,
+    };
+
+    #[inline]
+    fn set_parities(&mut self, p: Option<Region>, q: Option<Region>) {
+        (self.b, self.c) = (p.unwrap_or(Region::NOWHERE), q.unwrap_or(Region::NOWHERE));
+    }
+
+    #[inline]
+    fn set_crc(&mut self, seed: Seed, crc: Region) {
+        self.c = crc;
+        match seed {
+            Seed::Value(value) => self.value = value,
+            Seed::From(region) => self.seed = region,
+        }
+    }
+
+    #[inline]
+    fn get_seed(&self) -> Seed {
+        self.seed.somewhere().map_or(Seed::Value(self.value), Seed::From)
+    }
 }
 
 /// A range of an arena.
@@ -76,25 +127,6 @@ impl Span {
         let start = self.start as usize;
         arena.get(start..start + self.len as usize).unwrap_or(&[])
     }
-}
-
-/// [`Op`] with its lists in the chain's arenas.
-#[derive(Clone, Copy, Debug)]
-enum Packed {
-    Notify,
-    Copy { src: Region, dst: Region },
-    Fill { dst: Region, byte: u8 },
-    Xor { srcs: Span, dst: Region, mode: XorMode },
-    XorVal { srcs: Span },
-    Pq { data: Span, p: Option<Region>, q: Option<Region> },
-    PqVal { data: Span, p: Option<Region>, q: Option<Region> },
-    PqUpdate { changes: Span, p: Option<Region>, q: Option<Region> },
-    Recover { data: Span, p: Option<Region>, q: Option<Region>, lost: Lost },
-    GfMulAdd { products: Span, dst: Region },
-    Compare { a: Region, b: Region },
-    Dualcast { src: Region, dst: [Region; 2] },
-    Crc32c { src: Region, seed: Seed, crc: Region },
-    CopyCrc32c { src: Region, dst: Region, seed: Seed, crc: Region },
 }
 
 impl Chain {
@@ -132,7 +164,8 @@ impl Chain {
 
     /// Adds an operation that starts after the nodes `deps` ended. Errors leave the chain as it was.
     pub fn push(&mut self, op: Op<'_>, deps: &[NodeId]) -> Result<NodeId, ChainError> {
-        self.push_checked(op.check()?, deps)
+        op.validate()?;
+        self.push_valid(&op, deps)
     }
 
     /// Adds an operation that starts after the last one pushed ended.
@@ -149,7 +182,7 @@ impl Chain {
     /// `async_trigger_callback` is; see also [`crate::Engine::trigger_callback`], which ends a sequence
     /// of chains.
     pub fn push_last(&mut self, op: Op<'_>) -> Result<NodeId, ChainError> {
-        let op = op.check()?;
+        op.validate()?;
         let body = &mut *self.body;
         let start = body.deps.len();
         for (index, node) in body.nodes.iter_mut().enumerate() {
@@ -158,36 +191,32 @@ impl Chain {
             }
         }
         let deps = Span::between(start, body.deps.len())?;
-        self.push_node(op, deps)
+        self.body.push(&op, deps)
     }
 
     /// Adds an operation that was checked before.
     pub(crate) fn push_checked(&mut self, op: CheckedOp<'_>, deps: &[NodeId]) -> Result<NodeId, ChainError> {
-        if deps.is_empty() {
-            return self.push_node(op, Span::NONE);
-        }
+        self.push_valid(&op, deps)
+    }
+
+    /// Adds a valid operation.
+    #[inline]
+    fn push_valid(&mut self, op: &Op<'_>, deps: &[NodeId]) -> Result<NodeId, ChainError> {
         let body = &mut *self.body;
+        if deps.is_empty() {
+            return body.push(op, Span::NONE);
+        }
         let nodes = body.nodes.len();
         if let Some(unknown) = deps.iter().find(|dep| dep.index() >= nodes) {
             return Err(ChainError::UnknownDependency { index: unknown.index(), nodes });
         }
         let span = Span::push(&mut body.deps, deps)?;
-        let id = self.push_node(op, span)?;
+        let id = body.push(op, span)?;
         for dep in deps {
-            if let Some(node) = self.body.nodes.get_mut(dep.index()) {
+            if let Some(node) = body.nodes.get_mut(dep.index()) {
                 node.leaf = false;
             }
         }
-        Ok(id)
-    }
-
-    fn push_node(&mut self, op: CheckedOp<'_>, deps: Span) -> Result<NodeId, ChainError> {
-        let body = &mut *self.body;
-        let id = NodeId(u32::try_from(body.nodes.len()).map_err(|_| ChainError::Full)?);
-        let kind = op.kind();
-        let op = body.pack(*op)?;
-        body.nodes.push(Node { op, deps, leaf: true });
-        body.kinds = body.kinds.with(kind);
         Ok(id)
     }
 
@@ -201,6 +230,18 @@ impl Chain {
         self.body.nodes.get(index).map_or(&[], |node| node.deps.of(&self.body.deps))
     }
 
+    /// Calls `visit` for each operation in the order of the pushes, until it gives an error.
+    #[inline(always)]
+    pub(crate) fn try_each<E>(
+        &self,
+        mut visit: impl FnMut(usize, OpKind, &CheckedOp<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (index, node) in self.body.nodes.iter().enumerate() {
+            visit(index, node.kind, &self.body.unpack(node))?;
+        }
+        Ok(())
+    }
+
     /// All operations in the order of the pushes.
     pub fn ops(&self) -> impl Iterator<Item = CheckedOp<'_>> {
         self.body.nodes.iter().map(|node| self.body.unpack(node))
@@ -208,49 +249,99 @@ impl Chain {
 }
 
 impl Body {
+    /// Adds a valid operation.
     #[inline]
-    fn pack(&mut self, op: Op<'_>) -> Result<Packed, ChainError> {
-        Ok(match op {
-            Op::Notify => Packed::Notify,
-            Op::Copy { src, dst } => Packed::Copy { src, dst },
-            Op::Fill { dst, byte } => Packed::Fill { dst, byte },
-            Op::Xor { srcs, dst, mode } => Packed::Xor { srcs: Span::push(&mut self.srcs, srcs)?, dst, mode },
-            Op::XorVal { srcs } => Packed::XorVal { srcs: Span::push(&mut self.srcs, srcs)? },
-            Op::Pq { data, p, q } => Packed::Pq { data: Span::push(&mut self.data, data)?, p, q },
-            Op::PqVal { data, p, q } => Packed::PqVal { data: Span::push(&mut self.data, data)?, p, q },
-            Op::PqUpdate { changes, p, q } => {
-                Packed::PqUpdate { changes: Span::push(&mut self.changes, changes)?, p, q }
+    fn push(&mut self, op: &Op<'_>, deps: Span) -> Result<NodeId, ChainError> {
+        let id = NodeId(u32::try_from(self.nodes.len()).map_err(|_| ChainError::Full)?);
+        self.nodes.push(Node { kind: op.kind(), deps, ..Node::EMPTY });
+        match self.fill_last(op) {
+            Ok(()) => {
+                self.kinds = self.kinds.with(op.kind());
+                Ok(id)
             }
-            Op::Recover { data, p, q, lost } => {
-                Packed::Recover { data: Span::push(&mut self.data, data)?, p, q, lost }
+            Err(full) => {
+                self.nodes.pop();
+                Err(full)
             }
-            Op::GfMulAdd { products, dst } => {
-                Packed::GfMulAdd { products: Span::push(&mut self.products, products)?, dst }
-            }
-            Op::Compare { a, b } => Packed::Compare { a, b },
-            Op::Dualcast { src, dst } => Packed::Dualcast { src, dst },
-            Op::Crc32c { src, seed, crc } => Packed::Crc32c { src, seed, crc },
-            Op::CopyCrc32c { src, dst, seed, crc } => Packed::CopyCrc32c { src, dst, seed, crc },
-        })
+        }
     }
 
+    /// Gives the last node its operands.
     #[inline]
+    fn fill_last(&mut self, op: &Op<'_>) -> Result<(), ChainError> {
+        let Body {
+            nodes,
+            srcs: src_arena,
+            data: data_arena,
+            changes: change_arena,
+            products: product_arena,
+            ..
+        } = self;
+        let Some(node) = nodes.last_mut() else { return Ok(()) };
+        match *op {
+            Op::Notify => {}
+            Op::Copy { src, dst } => (node.a, node.b) = (src, dst),
+            Op::Fill { dst, byte } => (node.b, node.byte) = (dst, byte),
+            Op::Xor { srcs, dst, mode } => {
+                (node.b, node.byte) = (dst, u8::from(mode == XorMode::Accumulate));
+                node.list = Span::push(src_arena, srcs)?;
+            }
+            Op::XorVal { srcs } => node.list = Span::push(src_arena, srcs)?,
+            Op::Pq { data, p, q } | Op::PqVal { data, p, q } => {
+                node.set_parities(p, q);
+                node.list = Span::push(data_arena, data)?;
+            }
+            Op::PqUpdate { changes, p, q } => {
+                node.set_parities(p, q);
+                node.list = Span::push(change_arena, changes)?;
+            }
+            Op::Recover { data, p, q, lost } => {
+                node.set_parities(p, q);
+                node.lost = lost;
+                node.list = Span::push(data_arena, data)?;
+            }
+            Op::GfMulAdd { products, dst } => {
+                node.b = dst;
+                node.list = Span::push(product_arena, products)?;
+            }
+            Op::Compare { a, b } => (node.a, node.b) = (a, b),
+            Op::Dualcast { src, dst: [d, e] } => (node.a, node.b, node.c) = (src, d, e),
+            Op::Crc32c { src, seed, crc } => {
+                node.a = src;
+                node.set_crc(seed, crc);
+            }
+            Op::CopyCrc32c { src, dst, seed, crc } => {
+                (node.a, node.b) = (src, dst);
+                node.set_crc(seed, crc);
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
     fn unpack(&self, node: &Node) -> CheckedOp<'_> {
-        CheckedOp(match node.op {
-            Packed::Notify => Op::Notify,
-            Packed::Copy { src, dst } => Op::Copy { src, dst },
-            Packed::Fill { dst, byte } => Op::Fill { dst, byte },
-            Packed::Xor { srcs, dst, mode } => Op::Xor { srcs: srcs.of(&self.srcs), dst, mode },
-            Packed::XorVal { srcs } => Op::XorVal { srcs: srcs.of(&self.srcs) },
-            Packed::Pq { data, p, q } => Op::Pq { data: data.of(&self.data), p, q },
-            Packed::PqVal { data, p, q } => Op::PqVal { data: data.of(&self.data), p, q },
-            Packed::PqUpdate { changes, p, q } => Op::PqUpdate { changes: changes.of(&self.changes), p, q },
-            Packed::Recover { data, p, q, lost } => Op::Recover { data: data.of(&self.data), p, q, lost },
-            Packed::GfMulAdd { products, dst } => Op::GfMulAdd { products: products.of(&self.products), dst },
-            Packed::Compare { a, b } => Op::Compare { a, b },
-            Packed::Dualcast { src, dst } => Op::Dualcast { src, dst },
-            Packed::Crc32c { src, seed, crc } => Op::Crc32c { src, seed, crc },
-            Packed::CopyCrc32c { src, dst, seed, crc } => Op::CopyCrc32c { src, dst, seed, crc },
+        // Regions of valid operations have bytes, so that those without are those that were not given.
+        let (p, q) = (node.b.somewhere(), node.c.somewhere());
+        CheckedOp(match node.kind {
+            OpKind::Notify => Op::Notify,
+            OpKind::Copy => Op::Copy { src: node.a, dst: node.b },
+            OpKind::Fill => Op::Fill { dst: node.b, byte: node.byte },
+            OpKind::Xor => {
+                let mode = if node.byte == 0 { XorMode::Overwrite } else { XorMode::Accumulate };
+                Op::Xor { srcs: node.list.of(&self.srcs), dst: node.b, mode }
+            }
+            OpKind::XorVal => Op::XorVal { srcs: node.list.of(&self.srcs) },
+            OpKind::Pq => Op::Pq { data: node.list.of(&self.data), p, q },
+            OpKind::PqVal => Op::PqVal { data: node.list.of(&self.data), p, q },
+            OpKind::PqUpdate => Op::PqUpdate { changes: node.list.of(&self.changes), p, q },
+            OpKind::Recover => Op::Recover { data: node.list.of(&self.data), p, q, lost: node.lost },
+            OpKind::GfMulAdd => Op::GfMulAdd { products: node.list.of(&self.products), dst: node.b },
+            OpKind::Compare => Op::Compare { a: node.a, b: node.b },
+            OpKind::Dualcast => Op::Dualcast { src: node.a, dst: [node.b, node.c] },
+            OpKind::Crc32c => Op::Crc32c { src: node.a, seed: node.get_seed(), crc: node.c },
+            OpKind::CopyCrc32c => {
+                Op::CopyCrc32c { src: node.a, dst: node.b, seed: node.get_seed(), crc: node.c }
+            }
         })
     }
 }

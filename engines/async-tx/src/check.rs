@@ -7,8 +7,58 @@ use crate::{OpError, Region};
 
 impl<'a> Op<'a> {
     /// Checks all that [`Op`] asks of the operands.
+    #[inline]
     pub fn check(self) -> Result<CheckedOp<'a>, OpError> {
-        match self {
+        self.validate()?;
+        Ok(CheckedOp(self))
+    }
+
+    /// As [`Op::check`], without moving it.
+    #[inline]
+    pub(crate) fn validate(&self) -> Result<(), OpError> {
+        if self.is_plainly_valid() { Ok(()) } else { self.check_everything() }
+    }
+
+    /// Whether it is valid, or false if that takes a closer look. Every chain on the hot path pays for
+    /// this: one pass over the operands, without a branch for each.
+    #[inline]
+    fn is_plainly_valid(&self) -> bool {
+        match *self {
+            Op::Notify => true,
+            Op::Fill { dst, .. } => dst.len() > 0,
+            Op::Copy { src, dst } => Bounds::of(dst).allow(src),
+            Op::Compare { a, b } => a.len() > 0 && a.len() == b.len(),
+            Op::Dualcast { src, dst: [d, e] } => {
+                let bounds = Bounds::of_two(d, e);
+                bounds.allow(src) && Bounds::of(d).allow(e)
+            }
+            Op::Xor { srcs, dst, .. } => counts(srcs) && Bounds::of(dst).allow_all(srcs.iter().copied()),
+            Op::XorVal { srcs: srcs @ [first, ..] } => {
+                first.len() > 0 && counts(srcs) && srcs.iter().all(|src| src.len() == first.len())
+            }
+            Op::Pq { data, p, q } => {
+                let Some(bounds) = Bounds::of_parities(p, q) else { return false };
+                counts(data) && data.iter().flatten().fold(true, |good, block| good & bounds.allow(*block))
+            }
+            Op::PqUpdate { changes, p, q } => {
+                let Some(bounds) = Bounds::of_parities(p, q) else { return false };
+                let allow = |block: Option<Region>| block.is_none_or(|block| bounds.allow(block));
+                counts(changes)
+                    && changes.iter().fold(true, |good, change| {
+                        good & allow(change.old) & allow(change.new) & check_change(change).is_ok()
+                    })
+            }
+            Op::GfMulAdd { products, dst } => {
+                counts(products) && Bounds::of(dst).allow_all(products.iter().map(|product| product.src))
+            }
+            _ => false,
+        }
+    }
+
+    /// As [`Op::check`], for operations of every kind, with the first error found.
+    #[cold]
+    fn check_everything(&self) -> Result<(), OpError> {
+        match *self {
             Op::Notify | Op::Copy { .. } | Op::Fill { .. } | Op::Compare { .. } | Op::Dualcast { .. } => {}
             Op::Xor { srcs, .. } | Op::XorVal { srcs } => check_count(srcs.len())?,
             Op::Pq { data, p, q } | Op::PqVal { data, p, q } => {
@@ -25,8 +75,7 @@ impl<'a> Op<'a> {
             Op::Recover { data, p, q, lost } => check_recover(data, p, q, lost)?,
         }
         self.check_lengths()?;
-        self.check_overlap()?;
-        Ok(CheckedOp(self))
+        self.check_overlap()
     }
 
     fn check_lengths(&self) -> Result<(), OpError> {
@@ -56,6 +105,58 @@ impl<'a> Op<'a> {
             })
         });
         if sound { Ok(()) } else { Err(OpError::Overlap) }
+    }
+}
+
+/// Whether there are as many as an operation takes.
+#[inline]
+fn counts<T>(list: &[T]) -> bool {
+    (1..=SOURCES_MAX).contains(&list.len())
+}
+
+/// One or two destinations of the same length, and what they allow the other operands to be.
+#[derive(Clone, Copy)]
+struct Bounds {
+    len: usize,
+    first: usize,
+    second: usize,
+}
+
+impl Bounds {
+    #[inline]
+    fn of(dst: Region) -> Self {
+        Bounds::of_two(dst, dst)
+    }
+
+    #[inline]
+    fn of_two(first: Region, second: Region) -> Self {
+        Bounds { len: first.len(), first: first.as_ptr() as usize, second: second.as_ptr() as usize }
+    }
+
+    /// Those of one or two parities that are valid by themselves.
+    #[inline]
+    fn of_parities(p: Option<Region>, q: Option<Region>) -> Option<Self> {
+        match (p, q) {
+            (Some(p), Some(q)) => Bounds::of(p).allow(q).then(|| Bounds::of_two(p, q)),
+            (Some(dst), None) | (None, Some(dst)) => (dst.len() > 0).then(|| Bounds::of(dst)),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether a block has the length of the destinations, which is not zero, and shares no byte with
+    /// them. Memory that exists does not wrap around.
+    #[inline]
+    fn allow(&self, block: Region) -> bool {
+        let at = block.as_ptr() as usize;
+        (block.len() == self.len)
+            & (self.len != 0)
+            & (at.abs_diff(self.first) >= self.len)
+            & (at.abs_diff(self.second) >= self.len)
+    }
+
+    #[inline]
+    fn allow_all(&self, blocks: impl Iterator<Item = Region>) -> bool {
+        blocks.fold(true, |good, block| good & self.allow(block))
     }
 }
 

@@ -404,22 +404,17 @@ impl Engine {
     /// Runs a chain of which [`Engine::runs_inline`] just said that it does.
     fn run_inline(&mut self, chain: Chain) -> Outcome {
         let mut verdict = Verdict::default();
-        let mut failed = None;
-        for (node, op) in chain.ops().enumerate() {
-            let kind = op.kind() as usize;
-            let reason = self.reasons.get(node).copied().unwrap_or(self.not_offered[kind]);
-            self.cpu_kinds[kind].reasons[reason as usize] += 1;
-            match execute(&mut *self.cpu, &op) {
-                Ok(found) => verdict = verdict.or(found),
-                Err(fault) => {
-                    failed = Some(EngineError::Cpu { node, fault });
-                    break;
-                }
-            }
-        }
+        let Engine { cpu, cpu_kinds, reasons, not_offered, .. } = self;
+        let ran = chain.try_each(|node, kind, op| {
+            let kind = kind as usize;
+            let reason = reasons.get(node).copied().unwrap_or(not_offered[kind]);
+            cpu_kinds[kind].reasons[reason as usize] += 1;
+            verdict = verdict.or(execute(&mut **cpu, op).map_err(|fault| EngineError::Cpu { node, fault })?);
+            Ok(())
+        });
         self.recycle(chain);
-        self.count(failed.is_some());
-        failed.map_or(Ok(verdict), Err)
+        self.count(ran.is_err());
+        ran.map(|()| verdict)
     }
 
     fn recycle(&mut self, mut chain: Chain) {

@@ -15,6 +15,15 @@ pub struct Region {
 unsafe impl Send for Region {}
 
 impl Region {
+    /// No bytes, nowhere: what no operation takes.
+    pub(crate) const NOWHERE: Region = Region { ptr: NonNull::dangling(), len: 0 };
+
+    /// The region, unless it has no bytes.
+    #[inline]
+    pub(crate) fn somewhere(self) -> Option<Region> {
+        (self.len != 0).then_some(self)
+    }
+
     /// Names `len` bytes at `ptr`.
     ///
     /// # Safety

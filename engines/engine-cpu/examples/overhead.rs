@@ -1,62 +1,165 @@
-//! What the chain engine costs over calling the kernels: nanoseconds for the update of P and Q of one
-//! block, directly, and as a chain that is built, run and reaped. The best of several rounds.
+//! What the chain engine costs over calling the kernels: nanoseconds for each operation of a chain that is
+//! built, submitted and reaped (or run), less those of the same kernel calls without an engine.
+//!
+//! Both are measured in turns, a few hundred microseconds each, so that whatever else the machine does
+//! hits both; the difference is the median of the differences of neighbours.
 
+use std::hint::black_box;
 use std::time::Instant;
 
-use async_tx::{Engine, Op, Region};
+use async_tx::{ChainDone, Change, Engine, Op, Region, XorMode};
 use engine_cpu::CpuBackend;
-use raid6_simd::{Change, Kernels};
-
-const CALLS: u32 = 200_000;
+use raid6_simd::{Kernels, XorMode as Mode};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Nanoseconds a call of `work`.
-fn time(mut work: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
-    let mut best = f64::MAX;
-    for _ in 0..7 {
-        let start = Instant::now();
-        for _ in 0..CALLS {
-            work()?;
+/// Rounds of each kind that are measured.
+const ROUNDS: usize = 401;
+/// Operations in a round, about.
+const OPS: usize = 256;
+/// Blocks that an operation has for itself.
+const BLOCKS: usize = 10;
+
+/// The kinds of operation that are measured.
+#[derive(Clone, Copy)]
+enum Case {
+    Notify,
+    Copy,
+    Xor,
+    Pq,
+    PqUpdate,
+}
+
+/// The operands of one operation, for the engine and for the kernels.
+struct Operands<'a> {
+    srcs: &'a [Region],
+    data: &'a [Option<Region>],
+    changes: &'a [Change],
+    p: Region,
+    q: Region,
+}
+
+impl Case {
+    const ALL: [(&'static str, Case); 5] = [
+        ("notify", Case::Notify),
+        ("copy", Case::Copy),
+        ("xor 5", Case::Xor),
+        ("pq 8+2", Case::Pq),
+        ("pq_update", Case::PqUpdate),
+    ];
+
+    fn op<'a>(self, with: &Operands<'a>) -> Op<'a> {
+        let (p, q) = (Some(with.p), Some(with.q));
+        match self {
+            Case::Notify => Op::Notify,
+            Case::Copy => Op::Copy { src: with.srcs[0], dst: with.p },
+            Case::Xor => Op::Xor { srcs: &with.srcs[..5], dst: with.p, mode: XorMode::Overwrite },
+            Case::Pq => Op::Pq { data: with.data, p, q },
+            Case::PqUpdate => Op::PqUpdate { changes: with.changes, p, q },
         }
-        best = best.min(start.elapsed().as_nanos() as f64 / f64::from(CALLS));
     }
-    Ok(best)
+}
+
+/// The operands of one operation as slices.
+struct Direct<'a> {
+    data: [Option<&'a [u8]>; 8],
+    p: &'a mut [u8],
+    q: &'a mut [u8],
+}
+
+impl Direct<'_> {
+    fn call(&mut self, case: Case, kernels: &Kernels) -> Outcome<()> {
+        let [old, new, ..] = self.data;
+        match case {
+            Case::Notify => {}
+            Case::Copy => self.p.copy_from_slice(black_box(old.unwrap_or(&[]))),
+            Case::Xor => kernels.xor(black_box(&self.data[..5]), self.p, Mode::Overwrite)?,
+            Case::Pq => kernels.gen_pq(black_box(&self.data), Some(self.p), Some(self.q))?,
+            Case::PqUpdate => {
+                let change = raid6_simd::Change { exponent: 3, old, new };
+                kernels.pq_update(black_box(&[change]), Some(self.p), Some(self.q))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Nanoseconds an operation of `work`, which does `ops`.
+fn time(ops: usize, work: impl FnOnce() -> Outcome<()>) -> Outcome<f64> {
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed().as_nanos() as f64 / ops as f64)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Kernel time, and what `run` and `submit` add to it, for chains of `count` operations on `len` bytes.
+fn measure(case: Case, count: usize, len: usize) -> Outcome<[f64; 3]> {
+    let kernels = Kernels::auto();
+    let mut engine = Engine::new(Box::new(CpuBackend::auto()));
+    // One set of blocks for all operations, so that the caches play no part.
+    let mut memory = vec![0x5au8; (BLOCKS + 1) * len + 4096];
+    let base = memory.as_mut_ptr().wrapping_add(memory.as_ptr().align_offset(4096));
+    // SAFETY: blocks of `memory`, which outlives every chain and is not touched otherwise.
+    let blocks: [Region; BLOCKS] = std::array::from_fn(|i| unsafe { Region::new(base.add(i * len), len) });
+    let data: Vec<_> = blocks[..8].iter().map(|block| Some(*block)).collect();
+    let changes = [Change { exponent: 3, old: Some(blocks[0]), new: Some(blocks[1]) }];
+    let operands =
+        Operands { srcs: &blocks[..8], data: &data, changes: &changes, p: blocks[8], q: blocks[9] };
+    let op = case.op(&operands);
+    let chains = OPS.div_ceil(count);
+    let mut done: Vec<ChainDone> = Vec::new();
+    let mut kernel_times = Vec::new();
+    let (mut run_costs, mut submit_costs) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        // SAFETY: the same blocks; no chain is in flight.
+        let (sources, p, q) = unsafe {
+            (std::array::from_fn(|i| Some(blocks[i].bytes())), blocks[8].bytes_mut(), blocks[9].bytes_mut())
+        };
+        let mut direct = Direct { data: sources, p, q };
+        let kernel = time(chains * count, || {
+            (0..chains * count).try_for_each(|_| black_box(&mut direct).call(case, &kernels))
+        })?;
+        let run = time(chains * count, || {
+            for _ in 0..chains {
+                let mut chain = engine.chain();
+                (0..count).try_for_each(|_| chain.push(*black_box(&op), &[]).map(|_| ()))?;
+                engine.run(chain)?;
+            }
+            Ok(())
+        })?;
+        let submit = time(chains * count, || {
+            for _ in 0..chains {
+                let mut chain = engine.chain();
+                (0..count).try_for_each(|_| chain.push(*black_box(&op), &[]).map(|_| ()))?;
+                engine.submit(chain, 0);
+                engine.poll(&mut done);
+                done.clear();
+            }
+            Ok(())
+        })?;
+        // The first rounds grow tables and warm caches.
+        if round > ROUNDS / 10 {
+            kernel_times.push(kernel);
+            run_costs.push(run - kernel);
+            submit_costs.push(submit - kernel);
+        }
+    }
+    Ok([median(kernel_times), median(run_costs), median(submit_costs)])
 }
 
 fn main() -> Outcome<()> {
-    let kernels = Kernels::auto();
-    let mut engine = Engine::new(Box::new(CpuBackend::auto()));
-    println!("{:>6} {:>10} {:>10} {:>10}", "bytes", "kernel ns", "run ns", "submit ns");
-    for len in [64, 4096, 65536] {
-        let mut memory = vec![0x5au8; 4 * len];
-        let direct = {
-            let (data, parity) = memory.split_at_mut(2 * len);
-            let ((old, new), (p, q)) = (data.split_at(len), parity.split_at_mut(len));
-            let change = Change { exponent: 3, old: Some(old), new: Some(new) };
-            time(|| Ok(kernels.pq_update(&[change], Some(&mut *p), Some(&mut *q))?))?
-        };
-        let base = memory.as_mut_ptr();
-        // SAFETY: four blocks of `memory`, which outlives every chain and is not touched otherwise.
-        let [old, new, p, q] = [0, 1, 2, 3].map(|i| unsafe { Region::new(base.add(i * len), len) });
-        let changes = [async_tx::Change { exponent: 3, old: Some(old), new: Some(new) }];
-        let op = Op::PqUpdate { changes: &changes, p: Some(p), q: Some(q) };
-        let run = time(|| {
-            let mut chain = engine.chain();
-            chain.push(op, &[])?;
-            engine.run(chain)?;
-            Ok(())
-        })?;
-        let mut done = Vec::new();
-        let submit = time(|| {
-            let mut chain = engine.chain();
-            chain.push(op, &[])?;
-            engine.submit(chain, 0);
-            engine.poll(&mut done);
-            done.clear();
-            Ok(())
-        })?;
-        println!("{len:>6} {direct:>10.1} {run:>10.1} {submit:>10.1}");
+    let len = 4096;
+    println!("blocks of {len} bytes; nanoseconds an operation");
+    println!("{:<10} {:>5} {:>10} {:>10} {:>10}", "operation", "chain", "kernel", "run +", "submit +");
+    for (name, case) in Case::ALL {
+        for count in [1, 4, 16, 64] {
+            let [kernel, run, submit] = measure(case, count, len)?;
+            println!("{name:<10} {count:>5} {kernel:>10.1} {run:>10.1} {submit:>10.1}");
+        }
     }
     Ok(())
 }

@@ -6,6 +6,67 @@
 //! the sources sound. In-place forms never need two slices of one block: an accumulating xor and an
 //! update of P and Q take the block as their one destination.
 //!
+//! # The example of the async_tx document
+//!
+//! xor -> copy -> xor, each of which depends on the one before, and a callback when the last has ended:
+//!
+//! ```
+//! use std::error::Error;
+//! use std::sync::Arc;
+//! use std::sync::mpsc::channel;
+//!
+//! use async_tx::{ChainDone, Done, Engine, Op, Region, Submit, XorMode};
+//! use engine_cpu::CpuBackend;
+//!
+//! fn run_xor_copy_xor(
+//!     engine: &mut Engine,
+//!     xor_srcs: &[Region],
+//!     xor_dest: Region,
+//!     copy_src: Region,
+//!     copy_dest: Region,
+//! ) -> Result<(), Box<dyn Error>> {
+//!     let xor = Op::Xor { srcs: xor_srcs, dst: xor_dest, mode: XorMode::Accumulate };
+//!     let mut chain = engine.chain();
+//!     chain.push(xor, &[])?;
+//!     let tx = engine.submit_tx(chain, Submit::default());
+//!
+//!     let mut chain = engine.chain();
+//!     chain.push(Op::Copy { src: copy_src, dst: copy_dest }, &[])?;
+//!     let tx = engine.submit_tx(chain, Submit { after: [tx], done: Done::None });
+//!
+//!     let (complete, completion) = channel();
+//!     let callback = Arc::new(move |done: ChainDone| drop(complete.send(done.result)));
+//!     let mut chain = engine.chain();
+//!     chain.push(xor, &[])?;
+//!     engine.submit_tx(chain, Submit { after: [tx], done: Done::Callback(callback) }).ack();
+//!
+//!     engine.issue_pending_all();
+//!
+//!     let ended = loop {
+//!         engine.poll(&mut Vec::new());
+//!         if let Ok(ended) = completion.try_recv() {
+//!             break ended;
+//!         }
+//!     };
+//!     ended?;
+//!     Ok(())
+//! }
+//!
+//! let mut memory: Vec<u8> = (0..4 * 512).map(|i| (i * i / 7) as u8).collect();
+//! let before = memory.clone();
+//! let base = memory.as_mut_ptr();
+//! // SAFETY: blocks of `memory`, which outlives the chains and is not touched before they have ended.
+//! let [a, b, dest, copy] = [0, 1, 2, 3].map(|i| unsafe { Region::new(base.add(i * 512), 512) });
+//! let mut engine = Engine::new(Box::new(CpuBackend::auto()));
+//! run_xor_copy_xor(&mut engine, &[a, b], dest, dest, copy)?;
+//! // What was copied is the sum; what was summed twice is as it was.
+//! assert!((0..512).all(|i| memory[3 * 512 + i] == before[i] ^ before[512 + i] ^ before[1024 + i]));
+//! assert_eq!(memory[1024..][..512], before[1024..][..512]);
+//! # Ok::<(), Box<dyn Error>>(())
+//! ```
+//!
+//! # The same as one chain
+//!
 //! ```
 //! use async_tx::{Engine, Op, Region, Verdict, XorMode};
 //! use engine_cpu::CpuBackend;
@@ -16,12 +77,12 @@
 //! // SAFETY: blocks of `memory`, which outlives the chain and is not touched before that was run.
 //! let [a, b, c, d] = [0, 1, 2, 3].map(|i| unsafe { Region::new(base.add(i * 512), 512) });
 //!
-//! // xor -> copy -> xor, then a check of the last result.
 //! let mut chain = engine.chain();
 //! chain.push(Op::Fill { dst: a, byte: 0x0f }, &[])?;
 //! let xor = chain.push(Op::Xor { srcs: &[a, b], dst: c, mode: XorMode::Overwrite }, &[])?;
 //! let copy = chain.push(Op::Copy { src: c, dst: d }, &[xor])?;
 //! chain.push(Op::Xor { srcs: &[a, c], dst: d, mode: XorMode::Accumulate }, &[copy])?;
+//! // And a check of the result.
 //! chain.push_next(Op::XorVal { srcs: &[a, d] })?;
 //!
 //! // `submit` and `poll` give the same, for chains that may take time.
