@@ -42,6 +42,23 @@ class Rules(unittest.TestCase):
     def test_unfinished_notes(self):
         self.assertEqual(hits(tidy.no_unfinished_notes, "x.rs", "a(); // TO" + "DO later"), 1)
 
+    def test_concept_table(self):
+        files = {"a/x.rs": "pub struct Item;\n#[test]\nfn it_works() {}\n#[test]\n#[cfg(unix)]\nfn here_too() {}\nfn no_test() {}"}
+
+        def row(number, item="`a/x.rs:Item`", test="`a/x.rs:it_works`"):
+            return f"| {number} | a concept | {item} | {test} |"
+
+        def found(lines):
+            return [what for _, what in tidy.concept_table(lines, files.get)]
+        table = [row(number) for number in tidy.CONCEPTS]
+        self.assertEqual(found(["| row | concept | item | test |", "|---|---|---|---|", *table]), [])
+        self.assertEqual(found([*table[:-1], row(67, "history", "`a/x.rs:it_works`, `a/x.rs:here_too`")]), [])
+        for bad in (row(67, item="`a/x.rs:Other`"), row(67, item="`a/y.rs:Item`"), row(67, test="`a/x.rs:it_work`"),
+                    row(67, test="`a/x.rs:no_test`"), row(67, test="`b.rs:it_works`"), row(67, test="by eye"),
+                    row(66), row(68), row(67) + " more |"):
+            self.assertTrue(found([*table[:-1], bad]), bad)
+        self.assertEqual(found(table[:-1]), ["row 67 of the concepts is missing"])
+
     def test_dependency_arrows(self):
         def package(name, home, *needs):
             return {"name": name, "manifest_path": f"/r/{home}/{name}/Cargo.toml", "dependencies": [{"name": n} for n in needs]}

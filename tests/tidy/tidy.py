@@ -95,6 +95,56 @@ def dead_links(root, files):
                     yield f"{name}:{number}: link to `{target}`, which does not exist"
 
 
+CONCEPT_TABLE = "docs/chain-engine.md"
+CONCEPTS = range(1, 68)
+REFERENCE = re.compile(r"`([\w./-]+\.rs):([\w:]+)`")
+
+
+def concept_table(lines, read):
+    """The table of concepts is true: each row is there once, its items are in the files that it names, and
+    it names tests, which are there, too. Paths are relative to engines/. `read` gives a file's text or None."""
+    rows = {}
+    for number, line in enumerate(lines, 1):
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not line.startswith("|") or not cells[0].isdigit():
+            continue
+        row = int(cells[0])
+        if row in rows or row not in CONCEPTS:
+            yield number, f"row {row} of the concepts, a second time or not one of them"
+        rows[row] = number
+        if len(cells) != 4:
+            yield number, f"row {row} has {len(cells)} cells, not number, concept, item and test"
+            continue
+        for path, item in REFERENCE.findall(cells[2]):
+            text = read(path)
+            if text is None or not re.search(rf"\b{item.split(':')[-1]}\b", text):
+                yield number, f"row {row}: no `{item}` in engines/{path}"
+        tests = REFERENCE.findall(cells[3])
+        if not tests:
+            yield number, f"row {row} names no test"
+        for path, test in tests:
+            text = read(path)
+            if text is None or not re.search(rf"#\[test\]\s+(?:#\[[^\n]*\]\s+)*fn {test}\(", text):
+                yield number, f"row {row}: no test `{test}` in engines/{path}"
+    for row in CONCEPTS:
+        if row not in rows:
+            yield 1, f"row {row} of the concepts is missing"
+
+
+def concept_violations(root, files):
+    """What is wrong with the table of concepts."""
+    lines = dict(files).get(CONCEPT_TABLE)
+    if lines is None:
+        yield f"{CONCEPT_TABLE}:1: is not there"
+        return
+
+    def read(path):
+        file = root / "engines" / path
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+    for number, what in concept_table(lines, read):
+        yield f"{CONCEPT_TABLE}:{number}: {what}"
+
+
 def directory_of(package, root):
     """The top-level directory of a workspace package."""
     return Path(package["manifest_path"]).relative_to(root).parts[0]
@@ -131,6 +181,7 @@ def violations(root):
             for number, what in rule(name, lines):
                 yield f"{name}:{number}: {what}"
     yield from dead_links(root, files)
+    yield from concept_violations(root, files)
 
 
 def main():
