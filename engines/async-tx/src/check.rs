@@ -38,7 +38,8 @@ impl<'a> Op<'a> {
             }
             Op::Pq { data, p, q } => {
                 let Some(bounds) = Bounds::of_parities(p, q) else { return false };
-                counts(data) && data.iter().flatten().fold(true, |good, block| good & bounds.allow(*block))
+                let allow = |block: Option<Region>| block.is_none_or(|block| bounds.allow(block));
+                counts(data) && data.iter().fold(true, |good, block| good & allow(*block))
             }
             Op::PqUpdate { changes, p, q } => {
                 let Some(bounds) = Bounds::of_parities(p, q) else { return false };
@@ -118,8 +119,12 @@ fn counts<T>(list: &[T]) -> bool {
 #[derive(Clone, Copy)]
 struct Bounds {
     len: usize,
+    /// A block of this length shares a byte with the first destination if it begins less than `reach`
+    /// bytes after this address; memory that exists does not wrap around.
     first: usize,
+    /// The same for the second.
     second: usize,
+    reach: usize,
 }
 
 impl Bounds {
@@ -130,7 +135,10 @@ impl Bounds {
 
     #[inline]
     fn of_two(first: Region, second: Region) -> Self {
-        Bounds { len: first.len(), first: first.as_ptr() as usize, second: second.as_ptr() as usize }
+        // No block is as long as this, so that nothing is allowed beside an empty destination.
+        let len = if first.is_empty() { usize::MAX } else { first.len() };
+        let from = |dst: Region| (dst.as_ptr() as usize).wrapping_sub(len - 1);
+        Bounds { len, first: from(first), second: from(second), reach: len.wrapping_mul(2).wrapping_sub(1) }
     }
 
     /// Those of one or two parities that are valid by themselves.
@@ -144,14 +152,13 @@ impl Bounds {
     }
 
     /// Whether a block has the length of the destinations, which is not zero, and shares no byte with
-    /// them. Memory that exists does not wrap around.
+    /// them.
     #[inline]
     fn allow(&self, block: Region) -> bool {
         let at = block.as_ptr() as usize;
         (block.len() == self.len)
-            & (self.len != 0)
-            & (at.abs_diff(self.first) >= self.len)
-            & (at.abs_diff(self.second) >= self.len)
+            & (at.wrapping_sub(self.first) >= self.reach)
+            & (at.wrapping_sub(self.second) >= self.reach)
     }
 
     #[inline]

@@ -155,7 +155,9 @@ fn main() -> Outcome<()> {
     let len = 4096;
     println!("blocks of {len} bytes; nanoseconds an operation");
     println!("{:<10} {:>5} {:>10} {:>10} {:>10}", "operation", "chain", "kernel", "run +", "submit +");
-    for (name, case) in Case::ALL {
+    // An argument names the only operation to measure.
+    let only = std::env::args().nth(1);
+    for (name, case) in Case::ALL.into_iter().filter(|(name, _)| only.as_ref().is_none_or(|o| o == name)) {
         for count in [1, 4, 16, 64] {
             let [kernel, run, submit] = measure(case, count, len)?;
             println!("{name:<10} {count:>5} {kernel:>10.1} {run:>10.1} {submit:>10.1}");

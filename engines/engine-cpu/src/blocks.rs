@@ -10,7 +10,7 @@ use async_tx::{Change, Product, Region, SOURCES_MAX};
 /// As [`Region::bytes`] for every block, until `body` returns.
 #[inline]
 pub(crate) unsafe fn with_blocks<R>(
-    blocks: impl Iterator<Item = Option<Region>>,
+    blocks: impl ExactSizeIterator<Item = Option<Region>>,
     body: impl FnOnce(&[Option<&[u8]>]) -> R,
 ) -> R {
     // SAFETY: passed on to the caller.
@@ -53,13 +53,28 @@ pub(crate) unsafe fn with_products<R>(
     with_list(products.iter().map(slices), body)
 }
 
+/// The number of blocks of most arrays, at most.
+const FEW: usize = 16;
+
 /// Calls `body` with the items in a list; with the first 255, should there be more.
 ///
-/// The list has room for the most that an operation takes and is not cleared first: for the few blocks of
-/// most arrays that would cost more than a 4 KiB xor.
+/// Few items get a small list: it is next to what the caller has on the stack, and so in the cache.
 #[inline]
-fn with_list<S: Copy, R>(items: impl Iterator<Item = S>, body: impl FnOnce(&[S]) -> R) -> R {
-    let mut list = [const { MaybeUninit::<S>::uninit() }; SOURCES_MAX];
+fn with_list<S: Copy, R>(items: impl ExactSizeIterator<Item = S>, body: impl FnOnce(&[S]) -> R) -> R {
+    if items.len() <= FEW { with_room::<FEW, S, R>(items, body) } else { with_many(items, body) }
+}
+
+/// Keeps the large list out of the frames of those who have few.
+#[inline(never)]
+fn with_many<S: Copy, R>(items: impl Iterator<Item = S>, body: impl FnOnce(&[S]) -> R) -> R {
+    with_room::<SOURCES_MAX, S, R>(items, body)
+}
+
+/// Calls `body` with the first `N` items. The list is not cleared first: that would cost more than a
+/// 4 KiB xor.
+#[inline(always)]
+fn with_room<const N: usize, S: Copy, R>(items: impl Iterator<Item = S>, body: impl FnOnce(&[S]) -> R) -> R {
+    let mut list = [const { MaybeUninit::<S>::uninit() }; N];
     let mut count = 0;
     for (entry, item) in list.iter_mut().zip(items) {
         entry.write(item);

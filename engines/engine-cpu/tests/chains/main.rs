@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod batches;
 #[cfg(test)]
+mod cutting;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod handles;
