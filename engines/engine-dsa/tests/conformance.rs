@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_tx::conformance::{self, Point, Subject, Trouble};
 use async_tx::{Backend, Region};
 use dsa_model::device::DeviceConfig;
-use dsa_model::faults::{ALWAYS, FaultPlan};
+use dsa_model::faults::{ALWAYS, Fault, FaultPlan, When};
 use dsa_model::memory::{PAGE, PageState, Ranges};
 use dsa_model::model::{DeviceThread, Model};
 use dsa_model::personality::Personality;
@@ -118,9 +118,17 @@ impl Subject for Modelled {
     }
 }
 
-/// Ready entries go in random order, and so do members of batches between fences.
-fn reordering(config: DeviceConfig) -> DeviceConfig {
-    config.with_faults(FaultPlan::seeded(7).with_reorder(ALWAYS))
+/// Nothing that a driver may complain about: ready entries go in random order, and so do members of batches
+/// between fences; data is written in pieces; records come late; and some of what is outstanding when the
+/// queue is closed is still executed, some time after.
+fn awkward(config: DeviceConfig) -> DeviceConfig {
+    let some = || When::chance(ALWAYS / 4);
+    let faults = FaultPlan::seeded(7)
+        .with_reorder(ALWAYS)
+        .with(some(), Fault::Scatter)
+        .with(some(), Fault::DelayRecord(6))
+        .with(some(), Fault::StraggleOnClose(40));
+    config.with_faults(faults)
 }
 
 /// The suite over this device; returns the points that could not be tried.
@@ -134,13 +142,13 @@ const WITHOUT_BATCHES: [Point; 2] = [Point::Fence, Point::AbandonedBehindFence];
 
 #[test]
 fn a_dedicated_queue_of_version_1_0_passes_every_point() {
-    let config = reordering(DeviceConfig::dedicated(Personality::v1_restricted(), 16));
+    let config = awkward(DeviceConfig::dedicated(Personality::v1_restricted(), 16));
     assert_eq!(passes(config, model::options(), false), WITHOUT_BATCHES, "there are no batches to fence in");
 }
 
 #[test]
 fn a_shared_queue_of_version_2_0_with_batches_passes_every_point() {
-    let config = reordering(DeviceConfig::shared(Personality::v2(), 16, 12));
+    let config = awkward(DeviceConfig::shared(Personality::v2(), 16, 12));
     assert_eq!(passes(config, model::options(), false), []);
 }
 
@@ -152,6 +160,6 @@ fn a_queue_of_one_entry_and_small_transfers_passes_every_point() {
 
 #[test]
 fn a_device_that_runs_by_itself_passes_every_point() {
-    let config = reordering(DeviceConfig::dedicated(Personality::v2(), 32));
+    let config = awkward(DeviceConfig::dedicated(Personality::v2(), 32));
     assert_eq!(passes(config, model::options(), true), []);
 }

@@ -1,7 +1,7 @@
 //! A backend under test: what it has in hand, and that it completes each operation once.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::arena::{Arena, destinations};
 use super::cases::{Case, many};
@@ -15,6 +15,19 @@ use crate::{Fault, Region};
 const QUIET_TURNS: usize = 64;
 /// Arguments of one call to `submit`, at most.
 pub(super) const CALL_MAX: usize = 64;
+
+/// How long a drop is left alone before the device moves: one that does not wait is to leave the device with
+/// work that shows.
+const HEAD_START: Duration = Duration::from_millis(20);
+
+/// One turn of waiting for a drop that began then.
+pub(super) fn wait_or_step(subject: &mut dyn Subject, began: Instant) {
+    if began.elapsed() < HEAD_START {
+        std::thread::yield_now();
+    } else {
+        subject.step();
+    }
+}
 
 /// An operation in the hands of the backend.
 struct InHand {
@@ -237,14 +250,12 @@ impl<'s> Bench<'s> {
         let backend = self.take_backend()?;
         let began = Instant::now();
         let dropping = std::thread::spawn(move || drop(backend));
-        let mut turns = 0u32;
+        let mut healed = false;
         while !dropping.is_finished() {
-            // One that does not wait is to leave the device with work: that moves on only after a while.
-            turns = turns.saturating_add(1);
-            if turns < 1000 {
-                std::thread::yield_now()
-            } else {
-                self.subject.step()
+            wait_or_step(self.subject, began);
+            if !healed && began.elapsed() > 3 * HEAD_START {
+                self.subject.inject(Trouble::Heal);
+                healed = true;
             }
             self.still_patient(began, "the drop of the backend")?;
         }

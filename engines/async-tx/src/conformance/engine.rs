@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::arena::{Arena, PAGE};
+use super::bench::wait_or_step;
 use super::oracle::Naive;
 use super::{Subject, Tried, Trouble};
 use crate::engine::ChainDone;
@@ -190,15 +191,8 @@ impl Ring<'_> {
     fn drop_engine(&mut self, engine: Engine) -> Result<(), String> {
         let began = Instant::now();
         let dropping = std::thread::spawn(move || drop(engine));
-        let mut turns = 0u32;
         while !dropping.is_finished() {
-            // One that does not wait is to leave the device with work: that moves on only after a while.
-            turns = turns.saturating_add(1);
-            if turns < 1000 {
-                std::thread::yield_now();
-            } else {
-                self.subject.step();
-            }
+            wait_or_step(self.subject, began);
             if began.elapsed() > self.subject.patience() {
                 return Err("the engine's drop does not return".to_owned());
             }
