@@ -145,7 +145,6 @@ pub struct Runner<M, C, T> {
     io_done: Vec<IoDone>,
     chains_done: Vec<ChainDone>,
     lowering: Lowering,
-    alerts: Vec<Alert>,
     owes_idle: bool,
     stopped: Option<bool>,
     fatal: Option<Fatal>,
@@ -171,7 +170,6 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
             io_done: Vec::new(),
             chains_done: Vec::new(),
             lowering: Lowering::default(),
-            alerts: Vec::new(),
             owes_idle: false,
             stopped: None,
             fatal: None,
@@ -306,7 +304,7 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
 
     /// What happened to the engine's backends since this was last called is added to `alerts`.
     pub fn take_alerts(&mut self, alerts: &mut Vec<Alert>) {
-        alerts.append(&mut self.alerts);
+        self.engine.take_alerts(alerts);
     }
 
     /// Takes backends of the engine out of use, and adds some.
@@ -454,7 +452,6 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
                 self.array.handle(now, Event::ComputeDone { id: ComputeId(tag), result });
             }
             self.chains_done = chains;
-            self.engine.take_alerts(&mut self.alerts);
         }
         any
     }

@@ -1,6 +1,7 @@
 """One running test: its directory, what must be undone after it, and how it says that it failed."""
 
 import contextlib
+import copy
 import os
 import shutil
 import socket
@@ -71,9 +72,16 @@ class Case:
         self.log.close()
         if keep_logs_in is not None:
             keep_logs_in.mkdir(parents=True, exist_ok=True)
-            for log in self.dir.glob("*.log"):
-                shutil.copy(log, keep_logs_in)
+            for log in self.dir.rglob("*.log"):
+                shutil.copy(log, keep_logs_in / "-".join(log.relative_to(self.dir).parts))
         self._undo.close()
+
+    def part(self, name):
+        """The same test, at work in a directory of its own within this one's."""
+        part = copy.copy(self)
+        part.dir = self.dir / name
+        part.dir.mkdir()
+        return part
 
     def say(self, text):
         """A line for the log of this test."""
