@@ -25,16 +25,16 @@ impl<'a> Op<'a> {
     fn is_plainly_valid(&self) -> bool {
         match *self {
             Op::Notify => true,
-            Op::Fill { dst, .. } => dst.len() > 0,
+            Op::Fill { dst, .. } => !dst.is_empty(),
             Op::Copy { src, dst } => Bounds::of(dst).allow(src),
-            Op::Compare { a, b } => a.len() > 0 && a.len() == b.len(),
+            Op::Compare { a, b } => !a.is_empty() && a.len() == b.len(),
             Op::Dualcast { src, dst: [d, e] } => {
                 let bounds = Bounds::of_two(d, e);
                 bounds.allow(src) && Bounds::of(d).allow(e)
             }
             Op::Xor { srcs, dst, .. } => counts(srcs) && Bounds::of(dst).allow_all(srcs.iter().copied()),
             Op::XorVal { srcs: srcs @ [first, ..] } => {
-                first.len() > 0 && counts(srcs) && srcs.iter().all(|src| src.len() == first.len())
+                !first.is_empty() && counts(srcs) && srcs.iter().all(|src| src.len() == first.len())
             }
             Op::Pq { data, p, q } => {
                 let Some(bounds) = Bounds::of_parities(p, q) else { return false };
@@ -146,7 +146,7 @@ impl Bounds {
     fn of_parities(p: Option<Region>, q: Option<Region>) -> Option<Self> {
         match (p, q) {
             (Some(p), Some(q)) => Bounds::of(p).allow(q).then(|| Bounds::of_two(p, q)),
-            (Some(dst), None) | (None, Some(dst)) => (dst.len() > 0).then(|| Bounds::of(dst)),
+            (Some(dst), None) | (None, Some(dst)) => (!dst.is_empty()).then(|| Bounds::of(dst)),
             (None, None) => None,
         }
     }
@@ -231,5 +231,58 @@ impl<'a> Deref for CheckedOp<'a> {
 
     fn deref(&self) -> &Op<'a> {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::{Product, XorMode};
+
+    fn below(seed: &mut u64, end: usize) -> usize {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*seed >> 33) as usize % end
+    }
+
+    #[test]
+    fn the_quick_check_says_what_the_slow_one_says() {
+        let mut memory = vec![0u8; 64];
+        let base = memory.as_mut_ptr();
+        let (mut seed, mut valid) = (0xc4ec, 0);
+        for case in 0..200_000 {
+            let len = below(&mut seed, 6);
+            let mut region = || {
+                let len = if below(&mut seed, 30) == 0 { below(&mut seed, 6) } else { len };
+                let offset = below(&mut seed, 58);
+                // SAFETY: inside `memory`, which nothing in this test touches.
+                unsafe { Region::new(base.add(offset), len) }
+            };
+            let all: [Region; 6] = std::array::from_fn(|_| region());
+            let [a, b, c, ..] = all;
+            let mut some = |region: Region| (below(&mut seed, 4) != 0).then_some(region);
+            let data = [some(all[3]), some(all[4]), some(all[5])];
+            let (p, q, old, new) = (some(a), some(b), some(c), some(all[3]));
+            let n = below(&mut seed, 4);
+            let changes = [Change { exponent: 250 + below(&mut seed, 6) as u8, old, new }; 2];
+            let products = [Product { coefficient: 1, src: b }, Product { coefficient: 2, src: c }];
+            let op = match below(&mut seed, 10) {
+                0 => Op::Copy { src: a, dst: b },
+                1 => Op::Fill { dst: a, byte: 0 },
+                2 => Op::Xor { srcs: &all[3..3 + n], dst: a, mode: XorMode::Accumulate },
+                3 => Op::XorVal { srcs: &all[..n] },
+                4 => Op::Pq { data: &data[..n], p, q },
+                5 => Op::PqUpdate { changes: &changes[..n.min(2)], p, q },
+                6 => Op::GfMulAdd { products: &products[..n.min(2)], dst: a },
+                7 => Op::Compare { a, b },
+                8 => Op::Dualcast { src: a, dst: [b, c] },
+                _ => Op::Notify,
+            };
+            let slow = op.check_everything();
+            assert_eq!(op.is_plainly_valid(), slow.is_ok(), "case {case}, seed 0xc4ec: {op:?}: {slow:?}");
+            valid += usize::from(slow.is_ok());
+        }
+        assert!(valid > 20_000, "only {valid} valid");
+        let many = vec![Region::NOWHERE; 256];
+        assert!(!Op::XorVal { srcs: &many }.is_plainly_valid());
     }
 }

@@ -2,8 +2,9 @@
 //! pending lists.
 
 use crate::crosscheck::{agrees, is_checkable};
-use crate::engine::{Engine, execute};
+use crate::engine::Engine;
 use crate::flight::{Berth, State};
+use crate::launch::execute;
 use crate::op::{Op, OpKind, Seed};
 use crate::route::{Choice, Health, Place, Question, Reason, route};
 use crate::slab::Key;

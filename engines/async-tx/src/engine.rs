@@ -4,8 +4,9 @@
 //! no queue and without a look at the clock. Any other chain becomes a `Flight`: its nodes are handed out
 //! as what they wait for ends, and [`Engine::poll`] moves it on.
 //!
-//! This file has what callers use; how nodes are handed out is in `dispatch`, batches are in `pending`,
-//! what comes back in `complete`, and backends that fail in `quarantine`.
+//! This file has what callers use; how chains begin and end is in `launch`, how nodes are handed out in
+//! `dispatch`, batches are in `pending`, what comes back in `complete`, and backends that fail in
+//! `quarantine`.
 
 use std::borrow::Borrow;
 use std::collections::VecDeque;
@@ -14,24 +15,21 @@ use std::task::Waker;
 
 use crate::alert::Alert;
 use crate::backend::{Backend, Caps, Completion, Inline};
-use crate::check::CheckedOp;
 use crate::clock::{Clock, Monotonic, Nanos};
 use crate::config::EngineConfig;
 use crate::edges::Sweep;
 use crate::flight::Flight;
-use crate::op::{Op, OpKind, Verdict};
+use crate::op::{OpKind, Verdict};
 use crate::pending::InHand;
-use crate::route::{Choice, Reason};
+use crate::route::Reason;
 use crate::slab::{Key, Slab};
 use crate::slot::Slot;
 use crate::split::Steps;
 use crate::stats::{CpuKind, EngineStats};
 use crate::thresholds::Thresholds;
-use crate::tx::{Dependency, Desk, Done, OnDone, Outcome, Report, Submit, Tx};
-use crate::{Chain, EngineError, Fault, WaitError};
+use crate::tx::{Dependency, Desk, Done, OnDone, Report, Submit, Tx};
+use crate::{Chain, EngineError, WaitError};
 
-/// The most empty chains kept for reuse.
-const SPARE_MAX: usize = 64;
 /// So many turns of waiting are taken before others get the processor.
 const SPIN_TURNS: u32 = 1000;
 
@@ -71,16 +69,16 @@ pub struct Engine {
     pub(crate) stray: u64,
     /// Completions of operations that were in hand.
     pub(crate) progress: u64,
-    sweep: Sweep,
+    pub(crate) sweep: Sweep,
     /// Why each operation of the chain at hand runs on the CPU.
-    reasons: Vec<Reason>,
-    desk: Desk,
-    done: Vec<ChainDone>,
-    callbacks: VecDeque<(Arc<dyn OnDone>, ChainDone)>,
-    wakers: Vec<Waker>,
-    spare: Vec<Chain>,
-    chains: u64,
-    chains_failed: u64,
+    pub(crate) reasons: Vec<Reason>,
+    pub(crate) desk: Desk,
+    pub(crate) done: Vec<ChainDone>,
+    pub(crate) callbacks: VecDeque<(Arc<dyn OnDone>, ChainDone)>,
+    pub(crate) wakers: Vec<Waker>,
+    pub(crate) spare: Vec<Chain>,
+    pub(crate) chains: u64,
+    pub(crate) chains_failed: u64,
 }
 
 impl Engine {
@@ -348,136 +346,6 @@ impl Engine {
             backends: self.slots.iter().map(Slot::report).collect(),
         }
     }
-
-    /// Makes a flight of a chain that waits for no other, and starts it.
-    fn launch(&mut self, chain: Chain, report: Report) {
-        let (key, flight) = self.flights.insert();
-        flight.board(chain, report);
-        self.take_off(key);
-        self.dispatch();
-    }
-
-    /// Starts a flight that waits for no other any more.
-    pub(crate) fn start(&mut self, key: Key) {
-        let Some(flight) = self.flights.get_mut(key) else { return };
-        if flight.error.is_some() {
-            return self.close_if_over(key);
-        }
-        let Some(chain) = flight.chain.take() else { return };
-        if self.runs_inline(&chain) {
-            let outcome = self.run_inline(chain);
-            self.close(key, outcome);
-        } else {
-            if let Some(flight) = self.flights.get_mut(key) {
-                flight.chain = Some(chain);
-            }
-            self.take_off(key);
-        }
-    }
-
-    fn take_off(&mut self, key: Key) {
-        let Engine { flights, sweep, ready, .. } = self;
-        if let Some(flight) = flights.get_mut(key) {
-            flight.take_off(sweep, |node| ready.push_back((key, node)));
-        }
-    }
-
-    /// Whether no operation of the chain has a backend that takes it. Notes why.
-    fn runs_inline(&mut self, chain: &Chain) -> bool {
-        if !chain.kinds().intersects(self.offered) {
-            self.reasons.clear();
-            return true;
-        }
-        let mut reasons = std::mem::take(&mut self.reasons);
-        reasons.clear();
-        let inline = chain.ops().all(|op| match self.choose(&op, None) {
-            Choice::Cpu(reason) => {
-                reasons.push(reason);
-                true
-            }
-            Choice::Backend { .. } => false,
-        });
-        self.reasons = reasons;
-        inline
-    }
-
-    /// Runs a chain of which [`Engine::runs_inline`] just said that it does.
-    fn run_inline(&mut self, chain: Chain) -> Outcome {
-        let mut verdict = Verdict::default();
-        let Engine { cpu, cpu_kinds, reasons, not_offered, .. } = self;
-        let ran = chain.try_each(|node, kind, op| {
-            let kind = kind as usize;
-            let reason = reasons.get(node).copied().unwrap_or(not_offered[kind]);
-            cpu_kinds[kind].reasons[reason as usize] += 1;
-            verdict = verdict.or(execute(&mut **cpu, op).map_err(|fault| EngineError::Cpu { node, fault })?);
-            Ok(())
-        });
-        self.recycle(chain);
-        self.count(ran.is_err());
-        ran.map(|()| verdict)
-    }
-
-    fn recycle(&mut self, mut chain: Chain) {
-        if self.spare.len() < SPARE_MAX {
-            chain.clear();
-            self.spare.push(chain);
-        }
-    }
-
-    fn count(&mut self, failed: bool) {
-        self.chains += 1;
-        self.chains_failed += u64::from(failed);
-    }
-
-    /// Closes a flight of which nothing is left.
-    pub(crate) fn close_if_over(&mut self, key: Key) {
-        let Some(flight) = self.flights.get_mut(key) else { return };
-        if !flight.is_over() {
-            return;
-        }
-        let outcome = flight.error.map_or(Ok(flight.verdict), Err);
-        if let Some(chain) = flight.chain.take() {
-            self.recycle(chain);
-        }
-        self.count(outcome.is_err());
-        self.close(key, outcome);
-    }
-
-    /// Forgets a flight that ended so, tells who wants to know, and starts those that waited for it last.
-    fn close(&mut self, key: Key, outcome: Outcome) {
-        let Some(flight) = self.flights.remove(key) else { return };
-        let report = std::mem::take(&mut flight.report);
-        let place = flight.place;
-        let mut followers = std::mem::take(&mut flight.followers);
-        for follower in followers.drain(..) {
-            let Some(flight) = self.flights.get_mut(follower) else { continue };
-            flight.waits_for = flight.waits_for.saturating_sub(1);
-            flight.place = place;
-            if outcome.is_err() {
-                flight.error = flight.error.or(Some(EngineError::Dependency));
-            }
-            if flight.waits_for == 0 {
-                self.starting.push_back(follower);
-            }
-        }
-        if let Some(flight) = self.flights.removed(key) {
-            flight.followers = followers;
-        }
-        self.report(report, outcome);
-    }
-
-    fn report(&mut self, report: Report, outcome: Outcome) {
-        if let Some(index) = report.tx {
-            self.wakers.extend(self.desk.end(index, outcome));
-        }
-        match report.done {
-            Done::None => {}
-            Done::Tag(tag) => self.done.push(ChainDone { tag, result: outcome }),
-            Done::Callback(callback) => {
-                self.callbacks.push_back((callback, ChainDone { tag: 0, result: outcome }));
-            }
-        }
-    }
 }
 
 impl Drop for Engine {
@@ -487,12 +355,6 @@ impl Drop for Engine {
         self.wakers.extend(self.desk.close());
         self.wake();
     }
-}
-
-/// A node without bytes needs nobody.
-#[inline]
-pub(crate) fn execute(cpu: &mut dyn Inline, op: &CheckedOp<'_>) -> Result<Verdict, Fault> {
-    if matches!(**op, Op::Notify) { Ok(Verdict::default()) } else { cpu.execute(op) }
 }
 
 #[cfg(test)]

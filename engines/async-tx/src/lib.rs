@@ -46,6 +46,7 @@ mod edges;
 mod engine;
 mod error;
 mod flight;
+mod launch;
 mod op;
 mod pending;
 mod quarantine;

@@ -216,7 +216,7 @@ fn a_handle_is_a_future_that_poll_wakes() {
     let waker = Waker::from(Arc::clone(&alarm));
     let mut context = Context::from_waker(&waker);
     let tx = engine.submit_tx(copies(&world, &[1]), Submit::default());
-    let mut waits = pin!(async move { tx.await });
+    let mut waits = pin!(tx);
     assert_eq!(waits.as_mut().poll(&mut context), Poll::Pending);
     desk.complete(0);
     assert_eq!(alarm.0.load(Ordering::Relaxed), 0);
