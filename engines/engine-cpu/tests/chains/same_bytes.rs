@@ -251,3 +251,82 @@ fn with_many_chains_in_flight() {
         drop(engine);
     }
 }
+
+/// A backend that does everything that one may do, good and bad. It lies only if it is checked, which in
+/// turn leaves it nothing to fence.
+fn unruly(rng: &mut Rng, checked: bool) -> Box<dyn Backend> {
+    let in_place = [OpKind::PqUpdate, OpKind::GfMulAdd];
+    let habits = Habits {
+        // What is wrong in place cannot be seen by a check.
+        caps: in_place.into_iter().fold(Caps::ALL, Caps::without),
+        limits: Limits {
+            sources_max: [254, 3][rng.below(2)],
+            len_max: [usize::MAX, 90][rng.below(2)],
+            len_min: rng.below(200),
+            keeps_on_fault: false,
+            ..Limits::NONE
+        },
+        queue: 1 + rng.below(20),
+        batch: 1 + rng.below(6),
+        fences: [Caps::ALL, Caps::NONE][rng.below(2)],
+        fails_one_in: [0, 30][rng.below(2)],
+        declines_one_in: [0, 9][rng.below(2)],
+        stalls_one_in: [0, 30][rng.below(2)],
+        lies_one_in: if checked { 20 } else { 0 },
+        babbles: rng.chance(2),
+        revives: rng.chance(2),
+    };
+    Box::new(Late::new(habits, Rng(rng.next())))
+}
+
+#[test]
+fn chains_that_are_ordered_share_memory_on_unruly_backends() {
+    let mut rng = Rng(SEED);
+    let mut stats = Vec::new();
+    for case in 0..cases(60) {
+        let what = format!("case {case}, seed {:#x}", rng.0);
+        let world = World::random(&mut rng);
+        let mut expected = world.snapshot();
+        let probe_after = Duration::from_millis(1 + rng.below(30) as u64);
+        let checked = rng.chance(2);
+        let cross_check = u32::from(checked);
+        let config = EngineConfig { probe_after, cross_check, ..EngineConfig::default() };
+        let mut engine = cpu(Selection::Auto).with_backend(unruly(&mut rng, checked));
+        engine = engine
+            .with_backend(unruly(&mut rng, checked))
+            .with_clock(Ticking::boxed(3_000_000))
+            .with_config(config);
+        let mut last: Option<Tx> = None;
+        let (mut verdicts, mut done) = (Vec::new(), Vec::new());
+        for tag in 0..10 {
+            let chain = world.random_chain(&mut rng);
+            verdicts.push(interpret(&world, &chain, &mut expected));
+            // Each waits for the one before it, which has ended or not.
+            let submit = Submit { after: last.take(), done: Done::Tag(tag) };
+            last = Some(engine.submit_tx(chain, submit));
+            if rng.chance(3) {
+                engine.poll(&mut done);
+            }
+        }
+        let last = last.unwrap();
+        while !last.is_done() {
+            let deadline = Nanos(engine.now().0 + 100_000_000);
+            if let Ok(verdict) = engine.wait(&last, deadline) {
+                assert_eq!(verdict, verdicts[9], "{what}");
+            }
+        }
+        engine.poll(&mut done);
+        let found: Vec<_> = done.iter().map(|done| (done.tag, done.result)).collect();
+        let in_order: Vec<_> = verdicts.iter().enumerate().map(|(tag, v)| (tag as u64, Ok(*v))).collect();
+        assert_eq!(found, in_order, "{what}");
+        assert!(world.snapshot() == expected, "{what}: other bytes");
+        drop(last);
+        assert_eq!(engine.descriptors().0, engine.descriptors().1, "{what}: all are free");
+        stats.push(engine.stats());
+        drop(engine);
+    }
+    let sum =
+        |counter: fn(&BackendStats) -> u64| stats.iter().flat_map(|s| &s.backends).map(counter).sum::<u64>();
+    let seen = [sum(|s| s.fences), sum(|s| s.timeouts), sum(|s| s.mismatches), sum(|s| s.revived)];
+    assert!(seen.into_iter().all(|count| count > 10), "{seen:?}");
+}
