@@ -42,6 +42,12 @@ class Rules(unittest.TestCase):
     def test_unfinished_notes(self):
         self.assertEqual(hits(tidy.no_unfinished_notes, "x.rs", "a(); // TO" + "DO later"), 1)
 
+    def test_definitions(self):
+        for text in ("pub struct Item;", "    pub(crate) fn Item<'a>(x: u8)", "enum X {\n    Item {\n", "    Item,\n", "    pub Item: u8,"):
+            self.assertTrue(tidy.defines(text, "X::Item"), text)
+        for text in ("// Item", "    let x = Item;", "    self.Item();", "pub struct Items;"):
+            self.assertFalse(tidy.defines(text, "Item"), text)
+
     def test_concept_table(self):
         files = {"a/x.rs": "pub struct Item;\n#[test]\nfn it_works() {}\n#[test]\n#[cfg(unix)]\nfn here_too() {}\nfn no_test() {}"}
 

@@ -100,6 +100,13 @@ CONCEPTS = range(1, 68)
 REFERENCE = re.compile(r"`([\w./-]+\.rs):([\w:]+)`")
 
 
+def defines(text, item):
+    """Whether a Rust file defines an item of this name: anything with a keyword, a field or a variant."""
+    name = item.split(":")[-1]
+    return re.search(rf"(?m)^\s*(?:pub(?:\(\w+\))? )?(?:(?:const|unsafe|async|fn|struct|enum|trait|type|mod|static) )*"
+                     rf"{name}\s*(?:[<({{:,;=]|$)", text)
+
+
 def concept_table(lines, read):
     """The table of concepts is true: each row is there once, its items are in the files that it names, and
     it names tests, which are there, too. Paths are relative to engines/. `read` gives a file's text or None."""
@@ -117,7 +124,7 @@ def concept_table(lines, read):
             continue
         for path, item in REFERENCE.findall(cells[2]):
             text = read(path)
-            if text is None or not re.search(rf"\b{item.split(':')[-1]}\b", text):
+            if text is None or not defines(text, item):
                 yield number, f"row {row}: no `{item}` in engines/{path}"
         tests = REFERENCE.findall(cells[3])
         if not tests:
