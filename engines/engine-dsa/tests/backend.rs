@@ -1,5 +1,7 @@
 //! The backend: what it says, the conformance suite on models of every personality, and its ways back.
 
+#![cfg(test)]
+
 mod device;
 mod script;
 

@@ -1,6 +1,8 @@
 //! From a discovered queue to a backend: a tree of attributes on disk, and a model in another process behind
 //! a socket in the place of the node. That process is this very program, told so by a variable.
 
+#![cfg(test)]
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};

@@ -1,6 +1,8 @@
 //! The queue against a portal that does as it is told: every status code, credits, full queues, batches,
 //! page faults, closing.
 
+#![cfg(test)]
+
 mod script;
 
 use std::collections::BTreeMap;
@@ -532,13 +534,16 @@ fn a_fenced_member_is_not_told_before_those_it_waited_for() {
     assert_eq!(harvest(&mut queue), [(0, GOOD), (1, GOOD)]);
 }
 
+/// What ended, and how.
+type Ends = Vec<(u64, Result<Verdict, Fault>)>;
+
 /// Where a page fault of a copy of block 0 to block 1 is told, and the descriptor that follows.
 fn fault_and_rest(
     memory: &mut Memory,
     completed: u32,
     status: u8,
     address: u64,
-) -> (Option<Descriptor>, Vec<(u64, Result<Verdict, Fault>)>) {
+) -> (Option<Descriptor>, Ends) {
     let op = Op::Copy { src: memory.block(0), dst: memory.block(1) };
     let (mut queue, handle, _) = queue(plain());
     queue.submit(&[ready(0, op)]);
@@ -739,7 +744,7 @@ fn whatever_a_device_writes_each_operation_ends_once() {
     let mut memory = Memory::new(8);
     for seed in 0..3000_u64 {
         let mut state = seed;
-        let mut setup = if next(&mut state) % 4 == 0 { plain() } else { setup() };
+        let mut setup = if next(&mut state).is_multiple_of(4) { plain() } else { setup() };
         setup.credits = 1 + next(&mut state) as usize % 6;
         let credits = setup.credits;
         let (mut queue, handle, _) = queue(setup);
@@ -751,12 +756,12 @@ fn whatever_a_device_writes_each_operation_ends_once() {
             let mut ops = Vec::new();
             for i in 0..count {
                 let (op, _) = every_kind(&mut memory)[next(&mut state) as usize % 6];
-                let fence = i > 0 && next(&mut state) % 3 == 0 && queue.fences().has(op.kind());
+                let fence = i > 0 && next(&mut state).is_multiple_of(3) && queue.fences().has(op.kind());
                 ops.push(ReadyOp { fence, ..ready(token + i as u64, op) });
             }
-            if next(&mut state) % 8 == 0 {
+            if next(&mut state).is_multiple_of(8) {
                 let answer = [Err(PortalError::Retry), Ok(1), Err(PortalError::Refused(libc::EINVAL))];
-                handle.script().answers = [answer[next(&mut state) as usize % 3].clone()].into();
+                handle.script().answers = [answer[next(&mut state) as usize % 3]].into();
             }
             let taken = queue.submit(&ops);
             outcomes.extend((token..token + taken as u64).map(|token| (token, 0)));
@@ -770,17 +775,17 @@ fn whatever_a_device_writes_each_operation_ends_once() {
                 for target in members.iter().chain([descriptor]) {
                     let mut bytes = [0; 32];
                     bytes.iter_mut().for_each(|byte| *byte = next(&mut state) as u8);
-                    if next(&mut state) % 2 == 0 {
+                    if next(&mut state).is_multiple_of(2) {
                         bytes[0] = [1, 3, 0x83, 5, 6, 0x10, 2, 0][next(&mut state) as usize % 8];
                     }
-                    if next(&mut state) % 2 == 0 {
+                    if next(&mut state).is_multiple_of(2) {
                         let own = u64::from_le_bytes(target.field(at::SOURCE));
                         bytes[8..16].copy_from_slice(&own.to_le_bytes());
                     }
-                    if next(&mut state) % 2 == 0 {
+                    if next(&mut state).is_multiple_of(2) {
                         bytes[4..8].copy_from_slice(&(next(&mut state) as u32 % 16).to_le_bytes());
                     }
-                    if next(&mut state) % 5 != 0 {
+                    if !next(&mut state).is_multiple_of(5) {
                         Record::from_bytes(bytes).write(target);
                     }
                 }

@@ -6,6 +6,8 @@
 //! devices and their faults, when the caller polls and issues; time is that of a clock which moves, and lets
 //! the devices move, each time that it is read.
 
+#![cfg(test)]
+
 #[path = "../device/mod.rs"]
 mod device;
 

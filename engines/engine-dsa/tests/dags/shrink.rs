@@ -62,7 +62,7 @@ fn candidates(case: &Case) -> Vec<Case> {
     for (i, device) in case.devices.iter().enumerate() {
         let plan = &device.config.faults;
         for j in 0..plan.rules.len() {
-            with(&|case| drop(case.devices[i].config.faults.rules.remove(j)));
+            with(&|case| case.devices[i].config.faults = case.devices[i].config.faults.clone().without(j));
         }
         if plan.reorder > 0 {
             with(&|case| case.devices[i].config.faults.reorder = 0);
