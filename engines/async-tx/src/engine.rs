@@ -254,7 +254,9 @@ impl Engine {
     /// Moves unfinished chains on, appends those that ended to `done`, wakes tasks and calls callbacks.
     /// Does not block.
     pub fn poll(&mut self, done: &mut Vec<ChainDone>) {
-        self.advance();
+        if !self.slots.is_empty() {
+            self.advance();
+        }
         done.append(&mut self.done);
         self.wake();
         // The engine's state is whole, whatever a callback does.

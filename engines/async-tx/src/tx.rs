@@ -183,10 +183,13 @@ impl Desk {
         let mut table = self.lock();
         let Some(descriptor) = table.descriptors.get_mut(index as usize) else { return };
         descriptor.held = false;
-        descriptor.waker = None;
+        let waker = descriptor.waker.take();
         if descriptor.outcome.is_some() {
             table.free.push(index);
         }
+        drop(table);
+        // A waker may own a task that owns other handles, whose end takes the lock, too.
+        drop(waker);
     }
 }
 
@@ -267,15 +270,16 @@ impl Future for Tx {
     type Output = Result<Verdict, EngineError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let waker = context.waker().clone();
         let mut table = self.desk.lock();
         let Some(descriptor) = table.descriptors.get_mut(self.index as usize) else { return Poll::Pending };
         if let Some(outcome) = descriptor.outcome {
             return Poll::Ready(outcome);
         }
-        match &mut descriptor.waker {
-            Some(waker) => waker.clone_from(context.waker()),
-            none => *none = Some(context.waker().clone()),
-        }
+        let old = descriptor.waker.replace(waker);
+        drop(table);
+        // As in `acknowledge`.
+        drop(old);
         Poll::Pending
     }
 }

@@ -152,10 +152,10 @@ fn measure(case: Case, count: usize, len: usize) -> Outcome<[f64; 3]> {
 }
 
 fn main() -> Outcome<()> {
-    let len = 4096;
+    let len = std::env::args().nth(2).map_or(Ok(4096), |len| len.parse())?;
     println!("blocks of {len} bytes; nanoseconds an operation");
     println!("{:<10} {:>5} {:>10} {:>10} {:>10}", "operation", "chain", "kernel", "run +", "submit +");
-    // An argument names the only operation to measure.
+    // The first argument names the only operation to measure, the second gives the bytes of a block.
     let only = std::env::args().nth(1);
     for (name, case) in Case::ALL.into_iter().filter(|(name, _)| only.as_ref().is_none_or(|o| o == name)) {
         for count in [1, 4, 16, 64] {

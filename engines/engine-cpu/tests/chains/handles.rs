@@ -291,3 +291,29 @@ fn a_chain_on_the_cpu_never_reads_the_clock() {
     assert!(hand.reads() > 0, "what has a deadline needs it");
     drop(engine);
 }
+
+#[test]
+fn a_task_that_owns_handles_may_die_with_a_waker() {
+    /// A waker that owns a handle of the same engine.
+    struct Owner(Mutex<Option<Tx>>);
+    impl Wake for Owner {
+        fn wake(self: Arc<Self>) {
+            drop(self.0.lock().unwrap().take());
+        }
+    }
+    let world = world();
+    let desk = Desk::new();
+    let mut engine = desk.engine();
+    let mut tx = engine.submit_tx(copies(&world, &[1]), Submit::default());
+    for i in 2..4 {
+        let other = engine.submit_tx(copies(&world, &[i]), Submit::default());
+        let waker = Waker::from(Arc::new(Owner(Mutex::new(Some(other)))));
+        // The second waker takes the place of the first, which was the last to own its handle.
+        assert_eq!(pin!(&mut tx).poll(&mut Context::from_waker(&waker)), Poll::Pending);
+    }
+    tx.ack();
+    (0..3).for_each(|_| desk.complete(0));
+    poll(&mut engine);
+    assert_eq!(engine.descriptors(), (3, 3));
+    drop(engine);
+}
