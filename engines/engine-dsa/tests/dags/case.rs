@@ -32,6 +32,8 @@ pub(crate) struct Case {
     pub(crate) cross_check: u32,
     /// What the backends gather.
     pub(crate) batch: usize,
+    /// After so many turns of the caller the engine is dropped, whatever is in flight.
+    pub(crate) dropped: Option<u64>,
 }
 
 impl Case {
@@ -41,7 +43,8 @@ impl Case {
         let groups = (0..2 + rng.below(3)).map(|i| group(&mut rng, i as usize % 2)).collect();
         let devices = (0..1 + rng.below(3)).map(|_| device(&mut rng, cross_check == 1)).collect();
         let batch = [1, 2, 4, 8][rng.below(4) as usize];
-        Case { seed, groups, devices, cross_check, batch }
+        let dropped = (rng.below(16) == 0).then(|| rng.below(40));
+        Case { seed, groups, devices, cross_check, batch, dropped }
     }
 
     /// Chains in it.

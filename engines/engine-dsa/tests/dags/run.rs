@@ -254,12 +254,27 @@ impl Run<'_> {
                     self.launch(zone)?;
                 }
             }
+            if self.case.dropped == Some(self.turn) {
+                return self.drop_all();
+            }
             self.a_turn()?;
         }
         self.heal()?;
         self.nothing_happens()?;
         self.count();
         Ok(())
+    }
+
+    /// Drops the engine and its backends with all that is in flight; from then on nothing is written.
+    fn drop_all(&mut self) -> Result<(), String> {
+        self.count();
+        self.coverage.count("engine: dropped", 1);
+        self.coverage.count("engine: dropped in flight", u64::from(self.engine.in_flight() > 0));
+        self.engine = Engine::new(Box::new(CpuBackend::auto()));
+        self.backends.clear();
+        (0..ZONES).for_each(|zone| self.scribble(zone));
+        (0..200).for_each(|_| step_all(&self.clock.devices));
+        (0..ZONES).try_for_each(|zone| self.compare(zone, "after the engine was dropped"))
     }
 
     /// Puts new bytes into a zone of both memories.

@@ -77,6 +77,9 @@ fn candidates(case: &Case) -> Vec<Case> {
             with(&|case| case.devices[i].config.poison = false);
         }
     }
+    if case.dropped.is_some() {
+        with(&|case| case.dropped = None);
+    }
     if case.batch > 1 {
         with(&|case| case.batch = 1);
     }
