@@ -11,7 +11,7 @@ use uraid_blockio::{ArenaError, AttachError, Member};
 use uraid_core::StartError;
 
 use crate::conn::ConnectionLimits;
-use crate::offload::{DsaUse, NewBackend, Offload, OffloadConfig};
+use crate::offload::{DsaUse, NewBackend, Offload};
 
 /// The least bytes for payloads: the longest payload of the protocol must fit.
 pub const POOL_BYTES_MIN: usize = nbd_rs::wire::limit::PAYLOAD as usize;
@@ -138,9 +138,8 @@ pub enum EngineError {
 ///
 /// # Errors
 /// [`EngineError`]. That no queue can be used is an error only if one is required.
-pub fn engine(kernels: &str, config: OffloadConfig) -> Result<(Engine, Offload), EngineError> {
-    let mut engine = cpu_engine(kernels)?.with_config(config.engine_config());
-    let mut offload = Offload::new(config);
+pub fn engine(kernels: &str, mut offload: Offload) -> Result<(Engine, Offload), EngineError> {
+    let mut engine = cpu_engine(kernels)?.with_config(offload.config().engine_config());
     for NewBackend { backend, thresholds, near } in offload.look().add {
         let name = backend.name().to_owned();
         engine.add_backend(backend, thresholds);

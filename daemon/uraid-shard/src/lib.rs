@@ -42,7 +42,8 @@ pub use conn::{ConnectionError, ConnectionLimits};
 pub use lower::LowerError;
 pub use memory::{BadMem, Memory, MemoryConfig};
 pub use offload::{
-    DsaUse, EngineChange, NewBackend, Offload, OffloadConfig, QueueInfo, Standing, decided, measure, paths,
+    DsaUse, EngineChange, NewBackend, Offload, OffloadConfig, OpenQueue, QueueInfo, Standing, decided,
+    measure, paths,
 };
 pub use runner::{Fatal, Finished, IoCounters, MemberError, NewRequest, Progress, Runner};
 pub use shard::{AddError, FailError, MemberName, NewConnection, Shard, ShardExit, ShardGone, ShardHandle};

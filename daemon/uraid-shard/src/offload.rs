@@ -174,11 +174,15 @@ struct Opening {
     thresholds: Thresholds,
 }
 
+/// Opens a queue that was found at these places, and proves that it works. The text says why not.
+pub type OpenQueue = Arc<dyn Fn(&Paths, &Queue) -> Result<DsaBackend, String> + Send + Sync>;
+
 type Openings = Arc<Mutex<BTreeMap<String, Opening>>>;
 
 /// The queues of this machine, as far as they concern one shard.
 pub struct Offload {
     config: OffloadConfig,
+    open: OpenQueue,
     channels: Channels,
     /// The memory node of this process, if it is bound to one.
     node: Option<u32>,
@@ -195,10 +199,21 @@ pub struct Offload {
 impl Offload {
     /// Nothing was looked for yet; see [`look`](Self::look).
     pub fn new(config: OffloadConfig) -> Self {
+        Self::with_opener(
+            config,
+            Arc::new(|paths, queue| {
+                engine_dsa::open::open(paths, queue, Options::default()).map_err(|error| error.to_string())
+            }),
+        )
+    }
+
+    /// The same with another way to open queues, as for models in this process.
+    pub fn with_opener(config: OffloadConfig, open: OpenQueue) -> Self {
         let channels = Channels::new(node::distances(&config.paths.nodes));
         let node = node::own(&config.paths.nodes);
         Offload {
             config,
+            open,
             channels,
             node,
             registered: BTreeMap::new(),
@@ -325,10 +340,10 @@ impl Offload {
     /// What opens, proves and measures a queue.
     fn opener(&self, queue: &Queue) -> Opener {
         let (config, queue) = (self.config.clone(), queue.clone());
-        let openings = Arc::clone(&self.openings);
+        let (open, openings) = (Arc::clone(&self.open), Arc::clone(&self.openings));
         Arc::new(move || {
             lock(&openings).remove(&queue.name);
-            let (backend, opening) = open(&config, &queue)?;
+            let (backend, opening) = open_and_measure(&open, &config, &queue)?;
             lock(&openings).insert(queue.name.clone(), opening);
             Ok(Box::new(backend))
         })
@@ -418,9 +433,12 @@ fn can(queue: &Queue, kind: OpKind) -> bool {
     queue.ops.contains(opcode)
 }
 
-fn open(config: &OffloadConfig, queue: &Queue) -> Result<(DsaBackend, Opening), String> {
-    let opened = engine_dsa::open::open(&config.paths, queue, Options::default());
-    let mut backend = opened.map_err(|error| error.to_string())?;
+fn open_and_measure(
+    open: &OpenQueue,
+    config: &OffloadConfig,
+    queue: &Queue,
+) -> Result<(DsaBackend, Opening), String> {
+    let mut backend = open(&config.paths, queue)?;
     let measured = match config.measures() {
         true => {
             let found = measure(&mut backend, BUDGET)?;

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use engine_dsa::discover::scan;
 use raid6_simd::Kernel;
+use uraid_config::{Config, Dsa};
+use uraid_shard::paths;
 
 use crate::commands::load;
 use crate::failure::Failure;
@@ -25,7 +28,25 @@ pub fn run(file: &Path) -> Result<(), Failure> {
     if let Some(note) = kernel_note(config.kernel.word()) {
         text += &note;
     }
+    if let Some(note) = dsa_note(&config) {
+        text += &note;
+    }
     out::print(&text)
+}
+
+/// What keeps this machine from meeting the requirement of a work queue, as far as can be seen without
+/// opening one. The file may be meant for another.
+fn dsa_note(config: &Config) -> Option<String> {
+    if config.engines.dsa != Dsa::Require {
+        return None;
+    }
+    let only = &config.engines.queues;
+    let found = scan(&paths(config.engines.dsa_sysfs.clone(), config.engines.dsa_dev.clone()));
+    let named = |name: &str| only.is_empty() || only.iter().any(|queue| queue.as_str() == name);
+    let usable = found.queues().any(|queue| queue.usable() && named(&queue.name));
+    let note =
+        "note: dsa = \"require\", and no DSA work queue of this machine can be used; see `uraid engines`\n";
+    (!usable).then(|| note.to_owned())
 }
 
 /// What keeps this machine from serving with the kernels of this word. The file may be meant for another.

@@ -5,6 +5,8 @@ mod devices;
 #[cfg(test)]
 mod nbd;
 #[cfg(test)]
+mod offload;
+#[cfg(test)]
 mod runner;
 #[cfg(test)]
 mod volume;

@@ -83,10 +83,11 @@ fn queue_lines(queue: &QueueReport) -> Vec<String> {
     }
     if queue.usable {
         detail(format!("usable, by {}", queue.method.unwrap_or("nothing")));
-        let words: Vec<String> = queue.offload.iter().map(offload_words).collect();
-        if !words.is_empty() {
-            detail(format!("pays: {}", words.join(", ")));
-        }
+        let mut words: Vec<String> = queue.offload.iter().map(offload_words).collect();
+        let measured = |word: &&str| queue.offload.iter().any(|offload| offload.operation == *word);
+        let measurable = queue.operations.iter().copied().filter(|word| !matches!(*word, "batch" | "dif"));
+        words.extend(measurable.filter(|word| !measured(word)).map(|word| format!("{word} not measured")));
+        detail(format!("pays: {}", words.join(", ")));
         match &queue.measured {
             Some(measured) if measured != "complete" => detail(format!("measuring was {measured}")),
             _ => {}
@@ -122,7 +123,7 @@ mod tests {
             threshold: None,
             max_transfer_bytes: 2 << 20,
             max_batch: 0,
-            operations: vec!["copy", "fill"],
+            operations: vec!["copy", "fill", "crc32c", "dif"],
             usable,
             obstacles: if usable {
                 vec![]
@@ -176,11 +177,11 @@ DSA      1 device, 2 work queues, 1 usable
 
 dsa0: version 1.0, enabled, memory node 1, transfers up to 2.0 GiB
   wq0.0: \"uraid0\", dedicated, 16 entries, no batches, transfers up to 2.0 MiB
-    does copy, fill
+    does copy, fill, crc32c, dif
     usable, by write
-    pays: copy from 64.0 KiB on, fill never
+    pays: copy from 64.0 KiB on, fill never, crc32c not measured
   wq0.1: \"uraid0\", dedicated, 16 entries, no batches, transfers up to 2.0 MiB
-    does copy, fill
+    does copy, fill, crc32c, dif
     not usable: it is broken: mend it
     not usable: twice
 ";

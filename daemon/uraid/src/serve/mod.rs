@@ -109,7 +109,7 @@ struct Plan {
 
 fn make_engine(config: &Config) -> Result<(async_tx::Engine, Offload), Failure> {
     let word = config.kernel.word();
-    engine(word, offload_config(config)).map_err(|error| match error {
+    engine(word, Offload::new(offload_config(config))).map_err(|error| match error {
         EngineError::Kernels(error) => Failure::operating(format!("`kernel = {word:?}`: {error}")),
         error @ EngineError::NoQueue { .. } => {
             Failure::operating(format!("`dsa = \"require\"` in [engines]: {error}"))

@@ -60,6 +60,10 @@ fn a_configuration_is_checked_with_all_its_problems() {
     let bench = Bench::new();
     bench.file("good.toml", b"members = ['a', 'b']\n", 21);
     assert!(bench.uraid(&["check-config", "good.toml"]).ok().contains("no problem found; 2 members"));
+    let require = b"members = ['a', 'b']\n[engines]\ndsa = 'require'\ndsa_sysfs = 'nowhere'\n";
+    bench.file("require.toml", require, require.len() as u64);
+    let text = bench.uraid(&["check-config", "require.toml"]).ok();
+    assert!(text.contains("no DSA work queue of this machine can be used"), "{text}");
     let bad = b"members = 3\nkernle = 'auto'\n";
     bench.file("bad.toml", bad, bad.len() as u64);
     for args in [&["check-config", "bad.toml"][..], &["serve", "bad.toml"]] {
