@@ -195,27 +195,25 @@ fn execute(kernels: &Kernels, op: &CheckedOp<'_>) -> Result<Verdict, Error> {
                 async_tx::XorMode::Accumulate => raid6_simd::XorMode::Accumulate,
             };
             // SAFETY: a checked operation in hand.
-            unsafe {
-                with_blocks(srcs.iter().map(|src| Some(*src)), |s| kernels.xor(s, dst.bytes_mut(), mode))
-            }?;
+            unsafe { kernels.xor(Region::list_bytes(srcs), dst.bytes_mut(), mode) }?;
         }
         Op::XorVal { srcs } => {
             // SAFETY: a checked operation in hand; it only reads.
-            let zero = unsafe { with_blocks(srcs.iter().map(|src| Some(*src)), |s| kernels.xor_val(s)) }?;
+            let zero = unsafe { kernels.xor_val(Region::list_bytes(srcs)) }?;
             verdict.xor_nonzero = !zero;
         }
         Op::Pq { data, p, q } => {
             // SAFETY: a checked operation in hand.
             unsafe {
                 let (p, q) = (p.map(|p| p.bytes_mut()), q.map(|q| q.bytes_mut()));
-                with_blocks(data.iter().copied(), |data| kernels.gen_pq(data, p, q))
+                kernels.gen_pq(Region::blocks_bytes(data), p, q)
             }?;
         }
         Op::PqVal { data, p, q } => {
             // SAFETY: a checked operation in hand; it only reads.
             let bad = unsafe {
                 let (p, q) = (optional(p), optional(q));
-                with_blocks(data.iter().copied(), |data| kernels.pq_val(data, p, q))
+                kernels.pq_val(Region::blocks_bytes(data), p, q)
             }?;
             (verdict.p_bad, verdict.q_bad) = (bad.p, bad.q);
         }
