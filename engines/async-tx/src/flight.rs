@@ -56,6 +56,8 @@ pub(crate) struct Run {
     pub(crate) retry: bool,
     /// It is behind a fence, and one before the fence failed: whatever it computed is void.
     pub(crate) tainted: bool,
+    /// It was early, and has just been found void; those behind it have not been looked at yet.
+    voided: bool,
     /// Its result is to be compared with that of the CPU.
     pub(crate) checked: bool,
 }
@@ -162,13 +164,30 @@ impl Flight {
         });
     }
 
-    /// Marks what depends on a node that failed: nothing behind its fence has a result that counts.
+    /// Marks what is behind a node whose result is void: nothing behind its fence has a result that counts,
+    /// and so on. What is still in hand passes this on itself, when it comes back.
     pub(crate) fn taint_successors(&mut self, node: usize) {
-        self.each_successor(node, |_, run| match run.state {
+        let mut last = node;
+        self.taint(node, &mut last);
+        // Nodes wait only for those that were pushed before them, so that one pass sees all.
+        let mut next = node + 1;
+        while next <= last {
+            if self.runs.get_mut(next).is_some_and(|run| std::mem::take(&mut run.voided)) {
+                self.taint(next, &mut last);
+            }
+            next += 1;
+        }
+    }
+
+    /// Marks what waits for `node`; `last` becomes the last one that was voided.
+    fn taint(&mut self, node: usize, last: &mut usize) {
+        self.each_successor(node, |after, run| match run.state {
             State::InHand => run.tainted = true,
             State::Early => {
                 run.restart();
-                (run.state, run.retry) = (State::Waiting, true);
+                (run.state, run.retry, run.checked) = (State::Waiting, true, false);
+                run.voided = true;
+                *last = after.max(*last);
             }
             _ => {}
         });

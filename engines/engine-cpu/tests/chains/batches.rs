@@ -137,3 +137,37 @@ fn what_would_spoil_the_sources_of_its_batch_is_not_fenced() {
     assert_eq!((&bytes[64..128], &bytes[..64]), (&source[..], &[9; 64][..]));
     drop(engine);
 }
+
+#[test]
+fn what_is_void_makes_void_what_is_behind_it_however_early_it_came() {
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let world = world();
+        let desk = Desk::new();
+        desk.state().batch = 10;
+        desk.state().fences = Caps::NONE.with(OpKind::Copy);
+        let mut engine = desk.engine();
+        let block = |i: usize| world.region(i * 64, 64);
+        let mut chain = Chain::new();
+        let first = chain.push(copy(&world, 5), &[]).unwrap();
+        // Behind the first; and one that overwrites what this wrote, and has to do with the first by this alone.
+        chain.push(Op::Copy { src: block(1), dst: block(4) }, &[first]).unwrap();
+        chain.push(Op::Copy { src: block(2), dst: block(4) }, &[]).unwrap();
+        engine.submit(chain, 1);
+        engine.issue_pending_all();
+        assert_eq!(desk.calls(), [[false, true, true]]);
+        // The device ran all of them, but how the first ended was lost.
+        let tokens = desk.get(|state| state.held.iter().map(|held| held.0).collect::<Vec<_>>());
+        (0..3).for_each(|index| assert!(desk.run(index).is_ok()));
+        let mut done = vec![];
+        for node in order {
+            let index = desk.get(|state| state.held.iter().position(|held| held.0 == tokens[node])).unwrap();
+            desk.end(index, if node == 0 { Err(Fault::Aborted) } else { Ok(Verdict::default()) });
+            engine.poll(&mut done);
+        }
+        assert_eq!(done, [ChainDone { tag: 1, result: Ok(Verdict::default()) }], "{order:?}");
+        let bytes = world.snapshot();
+        assert!(bytes[256..320] == bytes[128..192], "{order:?}: the second was repeated after the third");
+        assert_eq!(engine.stats().cpu_retries, 3, "{order:?}");
+        drop(engine);
+    }
+}

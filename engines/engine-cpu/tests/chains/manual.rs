@@ -13,6 +13,7 @@ use crate::world::World;
 /// What a [`Manual`] backend holds and was told, shared with the test.
 pub(crate) struct State {
     pub(crate) caps: Caps,
+    pub(crate) limits: Limits,
     pub(crate) fences: Caps,
     pub(crate) batch: usize,
     pub(crate) room: usize,
@@ -37,6 +38,7 @@ impl Desk {
     pub(crate) fn new() -> Self {
         Desk(Arc::new(Mutex::new(State {
             caps: Caps::NONE.with(OpKind::Copy),
+            limits: Limits::NONE,
             fences: Caps::NONE,
             batch: 1,
             room: usize::MAX,
@@ -87,17 +89,32 @@ impl Desk {
         self.state().held.len()
     }
 
+    /// Executes the operation at `index`, which does not end by that.
+    pub(crate) fn run(&self, index: usize) -> Result<Verdict, Fault> {
+        CpuBackend::auto().execute(&self.state().held[index].1.op(0).unwrap())
+    }
+
+    /// Ends the operation at `index` so, without doing anything.
+    pub(crate) fn end(&self, index: usize, result: Result<Verdict, Fault>) {
+        let mut state = self.state();
+        let (token, _) = state.held.remove(index);
+        state.ended.push(Completion { token, result });
+    }
+
     /// Executes the operation at `index` and ends it well.
     pub(crate) fn complete(&self, index: usize) {
-        let (token, chain) = self.state().held.remove(index);
-        let result = CpuBackend::auto().execute(&chain.op(0).unwrap());
-        self.state().ended.push(Completion { token, result });
+        let result = self.run(index);
+        self.end(index, result);
+    }
+
+    /// Says that the operation at `index` ended well, without having done anything.
+    pub(crate) fn lie(&self, index: usize) {
+        self.end(index, Ok(Verdict::default()));
     }
 
     /// Ends the operation at `index` badly, without having done anything.
     pub(crate) fn fail(&self, index: usize, fault: Fault) {
-        let (token, _) = self.state().held.remove(index);
-        self.state().ended.push(Completion { token, result: Err(fault) });
+        self.end(index, Err(fault));
     }
 }
 
@@ -113,7 +130,7 @@ impl Backend for Manual {
     }
 
     fn limits(&self, _kind: OpKind) -> Limits {
-        Limits::NONE
+        self.0.state().limits
     }
 
     fn fences(&self) -> Caps {
