@@ -3,7 +3,7 @@
 
 use crate::crosscheck::{agrees, is_checkable};
 use crate::engine::Engine;
-use crate::flight::{Berth, State};
+use crate::flight::State;
 use crate::launch::execute;
 use crate::op::{Op, OpKind, Seed};
 use crate::route::{Choice, Health, Place, Question, Reason, route};
@@ -125,7 +125,7 @@ impl Engine {
         let Some(run) = flight.runs.get_mut(node) else { return };
         run.state = State::Pending;
         if run.step == 0 {
-            run.began = Some((Berth { slot: index, epoch: slot.epoch }, cut));
+            run.began = Some((slot.berth(index), cut));
             slot.unchecked = slot.unchecked.saturating_add(1);
             run.checked = checkable && config.cross_check > 0 && slot.unchecked >= config.cross_check;
             if run.checked {

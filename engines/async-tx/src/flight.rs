@@ -26,11 +26,14 @@ pub(crate) enum State {
     Ended,
 }
 
-/// A backend at one time of its life: a slot, and how often it was filled before.
+/// A backend at one time of its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Berth {
     pub(crate) slot: usize,
+    /// How often the slot was filled before.
     pub(crate) epoch: u32,
+    /// How often what the backend said of itself had to be asked anew.
+    pub(crate) terms: u32,
 }
 
 /// A node, as far as it has come.

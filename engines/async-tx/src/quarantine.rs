@@ -80,12 +80,13 @@ impl Engine {
         self.alerts.push_back(alert);
     }
 
-    /// Asks a backend again what it takes.
+    /// Asks a backend again what it takes. If that is something else, what is pending for it was routed on
+    /// wrong terms.
     pub(crate) fn look_again(&mut self, index: usize) {
-        if let Some(slot) = self.slots.get_mut(index) {
-            slot.look_again();
+        if self.slots.get_mut(index).is_some_and(Slot::look_again) {
+            self.look_at_offers();
+            self.empty_list(index);
         }
-        self.look_at_offers();
     }
 
     /// A cross-check found a wrong result.
@@ -122,16 +123,20 @@ impl Engine {
             (probing.asked, probing.told) = (false, false);
         }
         slot.health = health;
-        let mut list = std::mem::take(&mut slot.pending);
         if let Some(backend) = slot.backend.as_mut() {
             backend.abort();
         }
-        self.last_batch += 1;
-        if let Some(slot) = self.slots.get_mut(index) {
-            slot.batch = self.last_batch;
-            slot.pending_kinds = Caps::NONE;
-        }
         self.look_at_offers();
+        self.empty_list(index);
+    }
+
+    /// Gives what is pending for a backend to the CPU.
+    fn empty_list(&mut self, index: usize) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        let mut list = std::mem::take(&mut slot.pending);
+        self.last_batch += 1;
+        slot.batch = self.last_batch;
+        slot.pending_kinds = Caps::NONE;
         self.take_back(&list);
         list.clear();
         if let Some(slot) = self.slots.get_mut(index) {
@@ -211,8 +216,10 @@ impl Engine {
                 (probing.asked, probing.revived) = (false, Some(now));
                 let (backend, after) = (Arc::clone(&slot.name), now.since(probing.since));
                 slot.health = Health::Good;
+                slot.terms = slot.terms.wrapping_add(1);
                 slot.stats.revived += 1;
                 self.look_again(index);
+                self.look_at_offers();
                 self.alert(Alert::Revived { backend, after });
             }
         }

@@ -47,6 +47,9 @@ pub(crate) struct Slot {
     pub(crate) near: bool,
     /// How many backends the slot had before.
     pub(crate) epoch: u32,
+    /// How often the backend was revived, or was found to take something else than it said. What was cut for it
+    /// before goes on elsewhere.
+    pub(crate) terms: u32,
     /// Nodes that are to be issued together.
     pub(crate) pending: Vec<Waiter>,
     /// The kinds of the operations in it.
@@ -81,6 +84,7 @@ impl Slot {
             health: Health::Good,
             near,
             epoch: 0,
+            terms: 0,
             pending: Vec::new(),
             pending_kinds: Caps::NONE,
             batch: 0,
@@ -107,16 +111,24 @@ impl Slot {
         room.saturating_sub(self.pending.len())
     }
 
-    /// Asks the backend again what it takes.
-    pub(crate) fn look_again(&mut self) {
-        if let Some(backend) = &self.backend {
-            self.profile = Profile::of(&**backend, self.profile.thresholds);
-        }
+    /// Asks the backend again what it takes; returns whether that is something else.
+    pub(crate) fn look_again(&mut self) -> bool {
+        let Some(backend) = &self.backend else { return false };
+        let profile = Profile::of(&**backend, self.profile.thresholds);
+        let differs = profile != self.profile;
+        self.profile = profile;
+        self.terms = self.terms.wrapping_add(u32::from(differs));
+        differs
     }
 
-    /// Whether it takes operations, and is still the one that `berth` names.
+    /// The backend as it is now, in the slot of this index.
+    pub(crate) fn berth(&self, slot: usize) -> Berth {
+        Berth { slot, epoch: self.epoch, terms: self.terms }
+    }
+
+    /// Whether it takes operations, and is still the one that `berth` names, on the same terms.
     pub(crate) fn serves(&self, berth: Berth) -> bool {
-        self.epoch == berth.epoch && self.is_good()
+        self.berth(berth.slot) == berth && self.is_good()
     }
 
     pub(crate) fn is_good(&self) -> bool {

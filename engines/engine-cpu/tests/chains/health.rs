@@ -193,6 +193,88 @@ fn a_backend_can_be_removed_and_comes_back() {
     drop(engine);
 }
 
+/// A copy of 512 bytes from `from` to `to`, for a backend that takes 128 at a time.
+fn long_copy(world: &World, desk: &Desk, from: usize, to: usize) -> Chain {
+    desk.state().limits.len_max = 128;
+    let mut chain = Chain::new();
+    chain.push(Op::Copy { src: world.region(from, 512), dst: world.region(to, 512) }, &[]).unwrap();
+    chain
+}
+
+#[test]
+fn a_cut_operation_does_not_go_on_where_it_began_after_a_revival() {
+    let (world, desk) = (World::random(&mut Rng(5)), Desk::new());
+    let chain = long_copy(&world, &desk, 0, 4096);
+    let hand = Hand::new();
+    let config = EngineConfig { probe_after: MS, ..EngineConfig::default() };
+    let mut engine = desk.engine().with_clock(hand.boxed()).with_config(config);
+    engine.submit(chain, 1);
+    hand.pass(200 * MS);
+    poll(&mut engine);
+    assert_eq!(health(&engine), Health::Quarantined);
+    // Its first step ends well after all, and what takes no copy of so many bytes is revived in the same turn.
+    desk.complete(0);
+    desk.state().limits.len_max = 64;
+    desk.state().caps = Caps::NONE.with(OpKind::Fill);
+    hand.pass(200 * MS);
+    let done = poll(&mut engine);
+    assert_eq!((health(&engine), desk.held()), (Health::Good, 0), "it gets no copy");
+    assert_eq!((done.len(), engine.stats().cpu_retries), (1, 1));
+    let bytes = world.snapshot();
+    assert!(bytes[..512] == bytes[4096..4608]);
+    drop(engine);
+}
+
+#[test]
+fn a_cut_operation_and_what_is_pending_go_elsewhere_when_the_backend_says_something_else() {
+    let (world, desk, _hand, mut engine) = setup();
+    let mut chain = long_copy(&world, &desk, 0, 4096);
+    chain.push(Op::Fill { dst: world.region(8192, 64), byte: 1 }, &[]).unwrap();
+    desk.state().caps = Caps::NONE.with(OpKind::Copy).with(OpKind::Fill);
+    engine.remove_backend("manual");
+    engine.add_backend(desk.backend(), Thresholds::default());
+    engine.submit(chain, 1);
+    desk.state().batch = 2;
+    engine.submit(copies(&world, &[100]), 2);
+    assert_eq!((desk.held(), engine.stats().backends[0].pending), (2, 1));
+    // It declines the fill, and has found out that it can do nothing else.
+    desk.complete(0);
+    desk.fail(0, Fault::Declined);
+    desk.state().caps = Caps::NONE.with(OpKind::Fill);
+    assert_eq!(poll(&mut engine).len(), 2);
+    assert_eq!((desk.held(), desk.calls().len(), health(&engine)), (0, 2, Health::Good));
+    let bytes = world.snapshot();
+    assert!(bytes[..512] == bytes[4096..4608] && bytes[..64] == bytes[6400..6464]);
+    assert_eq!(bytes[8192..8256], [1; 64]);
+    drop(engine);
+}
+
+#[test]
+fn a_wrong_result_is_reported_also_if_the_backend_was_revived_meanwhile() {
+    let (world, desk) = (World::random(&mut Rng(5)), Desk::new());
+    let hand = Hand::new();
+    let config = EngineConfig { probe_after: MS, cross_check: 2, ..EngineConfig::default() };
+    let mut engine = desk.engine().with_clock(hand.boxed()).with_config(config);
+    desk.state().batch = 2;
+    desk.state().fences = Caps::NONE.with(OpKind::Copy);
+    let mut chain = copies(&world, &[1]);
+    chain.push(Op::Copy { src: world.region(64, 64), dst: world.region(128, 64) }, &[]).unwrap();
+    engine.submit(chain, 1);
+    assert_eq!(desk.calls(), [[false, true]]);
+    hand.pass(200 * MS);
+    poll(&mut engine);
+    // The second, which is to be checked, is looked at when the first has ended, and that is after the revival.
+    desk.lie(1);
+    desk.complete(0);
+    hand.pass(200 * MS);
+    assert_eq!((poll(&mut engine).len(), is_copied(&world, 2)), (1, true));
+    let alerts = alerts(&mut engine);
+    let kinds = |alert: &Alert| matches!(alert, Alert::Mismatch { .. } | Alert::Revived { .. });
+    assert_eq!(alerts.iter().filter(|alert| kinds(alert)).count(), 2, "{alerts:?}");
+    assert_eq!(health(&engine), Health::Quarantined, "again");
+    drop(engine);
+}
+
 #[test]
 fn an_alert_is_a_sentence() {
     let (world, desk, _hand, mut engine) = setup();
