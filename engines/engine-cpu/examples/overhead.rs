@@ -28,6 +28,8 @@ enum Case {
     Xor,
     Pq,
     PqUpdate,
+    /// The four before in turn.
+    Mixed,
 }
 
 /// The operands of one operation, for the engine and for the kernels.
@@ -40,18 +42,31 @@ struct Operands<'a> {
 }
 
 impl Case {
-    const ALL: [(&'static str, Case); 5] = [
+    const ALL: [(&'static str, Case); 6] = [
         ("notify", Case::Notify),
         ("copy", Case::Copy),
         ("xor 5", Case::Xor),
         ("pq 8+2", Case::Pq),
         ("pq_update", Case::PqUpdate),
+        ("mixed", Case::Mixed),
     ];
+
+    /// The kinds of the operations of a chain, in turn.
+    fn kinds(self) -> &'static [Case] {
+        match self {
+            Case::Notify => &[Case::Notify],
+            Case::Copy => &[Case::Copy],
+            Case::Xor => &[Case::Xor],
+            Case::Pq => &[Case::Pq],
+            Case::PqUpdate => &[Case::PqUpdate],
+            Case::Mixed => &[Case::Copy, Case::Xor, Case::Pq, Case::PqUpdate],
+        }
+    }
 
     fn op<'a>(self, with: &Operands<'a>) -> Op<'a> {
         let (p, q) = (Some(with.p), Some(with.q));
         match self {
-            Case::Notify => Op::Notify,
+            Case::Notify | Case::Mixed => Op::Notify,
             Case::Copy => Op::Copy { src: with.srcs[0], dst: with.p },
             Case::Xor => Op::Xor { srcs: &with.srcs[..5], dst: with.p, mode: XorMode::Overwrite },
             Case::Pq => Op::Pq { data: with.data, p, q },
@@ -71,7 +86,7 @@ impl Direct<'_> {
     fn call(&mut self, case: Case, kernels: &Kernels) -> Outcome<()> {
         let [old, new, ..] = self.data;
         match case {
-            Case::Notify => {}
+            Case::Notify | Case::Mixed => {}
             Case::Copy => self.p.copy_from_slice(black_box(old.unwrap_or(&[]))),
             Case::Xor => kernels.xor(black_box(&self.data[..5]), self.p, Mode::Overwrite)?,
             Case::Pq => kernels.gen_pq(black_box(&self.data), Some(self.p), Some(self.q))?,
@@ -109,7 +124,8 @@ fn measure(case: Case, count: usize, len: usize) -> Outcome<[f64; 3]> {
     let changes = [Change { exponent: 3, old: Some(blocks[0]), new: Some(blocks[1]) }];
     let operands =
         Operands { srcs: &blocks[..8], data: &data, changes: &changes, p: blocks[8], q: blocks[9] };
-    let op = case.op(&operands);
+    let kinds = case.kinds();
+    let ops: Vec<_> = kinds.iter().map(|kind| kind.op(&operands)).collect();
     let chains = OPS.div_ceil(count);
     let mut done: Vec<ChainDone> = Vec::new();
     let mut kernel_times = Vec::new();
@@ -121,20 +137,23 @@ fn measure(case: Case, count: usize, len: usize) -> Outcome<[f64; 3]> {
         };
         let mut direct = Direct { data: sources, p, q };
         let kernel = time(chains * count, || {
-            (0..chains * count).try_for_each(|_| black_box(&mut direct).call(case, &kernels))
+            let mut turns = kinds.iter().cycle().take(chains * count);
+            turns.try_for_each(|kind| black_box(&mut direct).call(*kind, &kernels))
         })?;
         let run = time(chains * count, || {
+            let mut turns = ops.iter().cycle();
             for _ in 0..chains {
                 let mut chain = engine.chain();
-                (0..count).try_for_each(|_| chain.push(*black_box(&op), &[]).map(|_| ()))?;
+                turns.by_ref().take(count).try_for_each(|op| chain.push(*black_box(op), &[]).map(|_| ()))?;
                 engine.run(chain)?;
             }
             Ok(())
         })?;
         let submit = time(chains * count, || {
+            let mut turns = ops.iter().cycle();
             for _ in 0..chains {
                 let mut chain = engine.chain();
-                (0..count).try_for_each(|_| chain.push(*black_box(&op), &[]).map(|_| ()))?;
+                turns.by_ref().take(count).try_for_each(|op| chain.push(*black_box(op), &[]).map(|_| ()))?;
                 engine.submit(chain, 0);
                 engine.poll(&mut done);
                 done.clear();
