@@ -57,7 +57,8 @@ pub(crate) struct Run {
     pub(crate) in_batch: u32,
     /// A backend failed it, gave it back or did not take it: it is for the CPU.
     pub(crate) retry: bool,
-    /// It is behind a fence, and one before the fence failed: whatever it computed is void.
+    /// It is behind a fence, and one before the fence failed, or it is in the hands of a backend that computed
+    /// wrongly: whatever it computed is void.
     pub(crate) tainted: bool,
     /// It was early, and has just been found void; those behind it have not been looked at yet.
     voided: bool,

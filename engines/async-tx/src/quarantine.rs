@@ -2,8 +2,8 @@
 //!
 //! A backend that fails an operation or keeps it for too long gets nothing more and is told to give up
 //! what it has. Each operation stays in its hands, and its memory out of use, until it comes back; then
-//! it counts if it ended well, and runs on the CPU if not. When all have come back, the backend is asked
-//! from time to time whether it works again.
+//! it counts if it ended well, and runs on the CPU if not. Of a backend that computed wrongly nothing counts
+//! any more. When all have come back, the backend is asked from time to time whether it works again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,6 +95,22 @@ impl Engine {
         let backend = Arc::clone(&slot.name);
         self.alert(Alert::Mismatch { backend, kind });
         self.quarantine(berth.slot, Some(kind), Fault::Mismatch);
+        self.distrust(berth.slot);
+    }
+
+    /// Voids all that a backend has in hand, which runs on the CPU when it came back, however it ended. What
+    /// works in place cannot be repeated and is believed, but nothing behind its fence is.
+    fn distrust(&mut self, index: usize) {
+        let Engine { hands, flights, .. } = self;
+        for hand in hands.values_mut().filter(|hand| hand.slot == index) {
+            let Some(flight) = flights.get_mut(hand.flight) else { continue };
+            let op = flight.chain.as_ref().and_then(|chain| chain.op(hand.node));
+            let in_place = op.is_none_or(|op| op.is_in_place());
+            if let Some(run) = flight.runs.get_mut(hand.node) {
+                run.tainted |= !in_place;
+            }
+            flight.taint_successors(hand.node);
+        }
     }
 
     /// Gives a backend nothing more until it has proved that it works.

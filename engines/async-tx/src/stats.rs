@@ -78,7 +78,8 @@ pub struct BackendStats {
     pub timeouts: u64,
     /// Operations that came back as given up.
     pub aborted: u64,
-    /// Operations that came back because one before their fence failed.
+    /// Operations that were not started because one before their fence failed, or whose result was void: for
+    /// that reason, or because the backend computed wrongly meanwhile.
     pub abandoned: u64,
     /// Operations that it did not do, though healthy.
     pub declined: u64,

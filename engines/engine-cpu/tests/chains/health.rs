@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_tx::*;
 
-use crate::manual::{Desk, Hand, alerts, copies, is_copied, poll};
+use crate::manual::{Desk, Hand, alerts, copies, copy, is_copied, poll};
 use crate::world::{Rng, World};
 
 const MS: Duration = Duration::from_millis(1);
@@ -273,6 +273,76 @@ fn a_wrong_result_is_reported_also_if_the_backend_was_revived_meanwhile() {
     assert_eq!(alerts.iter().filter(|alert| kinds(alert)).count(), 2, "{alerts:?}");
     assert_eq!(health(&engine), Health::Quarantined, "again");
     drop(engine);
+}
+
+#[test]
+fn nothing_that_a_liar_still_has_is_believed() {
+    let (world, desk) = (World::random(&mut Rng(5)), Desk::new());
+    let config = EngineConfig { cross_check: 4, ..EngineConfig::default() };
+    desk.state().caps = Caps::ALL;
+    let chain = long_copy(&world, &desk, 0, 4096);
+    let mut engine = desk.engine().with_config(config);
+    engine.submit(chain, 1);
+    engine.submit(copies(&world, &[20]), 2);
+    // What works in place cannot be repeated: it is believed.
+    let sum =
+        Op::Xor { srcs: &[world.region(0, 64)], dst: world.region(1408, 64), mode: XorMode::Accumulate };
+    let mut chain = Chain::new();
+    chain.push(sum, &[]).unwrap();
+    engine.submit(chain, 3);
+    desk.lie(0);
+    assert_eq!((poll(&mut engine), desk.held()), (vec![], 3), "the first step of the long copy is believed");
+    let before = world.snapshot();
+    // The fourth is checked, and found to be wrong.
+    engine.submit(copies(&world, &[30]), 4);
+    desk.lie(3);
+    let done = poll(&mut engine);
+    assert_eq!((done.len(), done[0].tag), (1, 4));
+    assert_eq!((health(&engine), is_copied(&world, 30)), (Health::Quarantined, true));
+    (0..desk.held()).for_each(|_| desk.lie(0));
+    let mut tags: Vec<_> = poll(&mut engine).iter().map(|done| done.tag).collect();
+    tags.sort_unstable();
+    assert_eq!((tags, is_copied(&world, 20)), (vec![1, 2, 3], true));
+    let bytes = world.snapshot();
+    assert!(bytes[..512] == bytes[4096..4608], "all steps of the long copy are repeated");
+    assert!(bytes[1408..1472] == before[1408..1472]);
+    let stats = engine.stats();
+    assert_eq!((stats.cpu_retries, stats.backends[0].mismatches), (3, 1));
+    drop(engine);
+}
+
+#[test]
+fn nothing_behind_a_fence_of_a_liar_is_believed() {
+    for early in [false, true] {
+        let (world, desk) = (World::random(&mut Rng(5)), Desk::new());
+        let config = EngineConfig { cross_check: 4, ..EngineConfig::default() };
+        desk.state().caps = Caps::ALL;
+        desk.state().fences = Caps::ALL;
+        desk.state().batch = 3;
+        let mut engine = desk.engine().with_config(config);
+        let block = |i: usize| world.region(i * 64, 64);
+        let mut chain = Chain::new();
+        let sum = Op::Xor { srcs: &[block(0)], dst: block(3), mode: XorMode::Accumulate };
+        let sum = chain.push(sum, &[]).unwrap();
+        chain.push(copy(&world, 1), &[sum]).unwrap();
+        chain.push(Op::Copy { src: block(1), dst: block(2) }, &[]).unwrap();
+        engine.submit(chain, 1);
+        assert_eq!(desk.calls(), [[false, true, true]]);
+        if early {
+            (desk.lie(1), desk.lie(1));
+            assert_eq!(poll(&mut engine), []);
+        }
+        engine.submit(copies(&world, &[30]), 2);
+        engine.issue_pending_all();
+        desk.lie(desk.held() - 1);
+        poll(&mut engine);
+        assert_eq!(health(&engine), Health::Quarantined);
+        desk.complete(0);
+        (0..desk.held()).for_each(|_| desk.lie(0));
+        assert_eq!(poll(&mut engine).len(), 1, "early: {early}");
+        assert!(is_copied(&world, 1) && is_copied(&world, 2), "early: {early}");
+        drop(engine);
+    }
 }
 
 #[test]
