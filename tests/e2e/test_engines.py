@@ -11,7 +11,7 @@ import shutil
 from harness import mdlayout
 from harness.array import tail
 from harness.case import REPO, URAID, need, until
-from harness.dsa import Model, OffloadedArray, Reaper, engines, environment
+from harness.dsa import Model, OffloadedArray, Pauser, Reaper, engines, environment
 
 from test_clients import fio_verify, qemu_io_round_trip
 
@@ -102,6 +102,33 @@ def test_the_model_is_killed_while_fio_verifies(t):
     t.check(f"set aside {said.total('quarantines')} times" in array.ctl("status").stdout, "the status does not tell")
     fio_verify(t, array.uri, "randwrite", SPAN)
     end_well(t, array)
+
+
+def test_the_model_stands_still_while_fio_verifies(t):
+    """What it writes when it goes on, after all was given up, is in nobody's data."""
+    need("fio")
+    t.say(f"seed {SEED}")
+    model = Model(t).start()
+    array = offloaded(t, model, timeout_ms=20, retry_ms=10)
+    with Pauser(array, model, SEED, 2) as pauser:
+        while not pauser.done.is_set():
+            fio_verify(t, array.uri, "randwrite", SPAN)
+    said = array.engines()
+    t.check(said.total("failed") > 0 and said.retries > 0 and said.total("revived") >= 2, f"counters: {said}")
+    t.check("may still write memory" in array.log(), "the log does not say that memory is not given back")
+    fio_verify(t, array.uri, "randwrite", SPAN)
+    end_well(t, array)
+
+
+def test_a_model_that_stands_still_does_not_hold_up_a_stop(t):
+    need("fio")
+    model = Model(t).start()
+    array = offloaded(t, model)
+    fio_verify(t, array.uri, "randwrite", SPAN)
+    model.pause()
+    array.ctl("stop")
+    array.expect_exit(0, 15)
+    t.check(not mdlayout.check_parity(array.present()).bad, "parity")
 
 
 def test_a_queue_that_is_gone_for_good_costs_nothing_but_speed(t):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -35,6 +36,15 @@ class Model:
         """kill -9: what is under way is never heard of again, and the sockets are left lying about."""
         self.process.kill()
         self.process.wait()
+
+    def pause(self):
+        """SIGSTOP: it keeps what it has and answers nobody, until `resume`."""
+        self.process.send_signal(signal.SIGSTOP)
+        self.t.defer(self.resume)
+
+    def resume(self):
+        """SIGCONT: it goes on with what it had, however old that is."""
+        self.process.send_signal(signal.SIGCONT)
 
     def terminate(self):
         """SIGTERM: queues are disabled, sockets removed."""
@@ -138,13 +148,26 @@ class Reaper:
         before = self.array.engines()
         goal = before.total("completed") + self.random.randrange(20, 200)
         until("the queue to be used", lambda: self.array.engines().total("completed") >= goal, 60)
+        self._harm(before)
+        until("the queue to come back", lambda: self.array.engines().total("revived") > before.total("revived"), 60)
+
+    def _harm(self, before):
         self.model.kill()
         until("the loss to be noticed", lambda: self.array.engines().total("quarantines") > before.total("quarantines"), 60)
         self.model.start()
-        until("the queue to come back", lambda: self.array.engines().total("revived") > before.total("revived"), 60)
 
     def __exit__(self, kind, *_):
         self._thread.join(200)
         if kind is None and self.trouble is not None:
             raise Failed(f"while the model was killed and started: {self.trouble}")
         return False
+
+
+class Pauser(Reaper):
+    """The same, but the model stands still until its operations are long given up, and then goes on with them."""
+
+    def _harm(self, before):
+        self.model.pause()
+        late = len(before.alerts("giving_up_late"))
+        until("it to be said that memory is not given back", lambda: len(self.array.engines().alerts("giving_up_late")) > late, 60)
+        self.model.resume()
