@@ -160,6 +160,23 @@ fn updates_of_the_same_parity_are_one_operation() {
 }
 
 #[test]
+fn plans_need_no_new_memory() {
+    let mut bench = Bench::new();
+    let plan = [update(block(0), block(6), 0), update(block(1), zeroes(LEN), 1), generate(), check()];
+    let lists = |bench: &Bench| {
+        let Lowering { blocks, changes, moves, .. } = &bench.lowering;
+        let places = (blocks.as_ptr(), changes.as_ptr(), moves.as_ptr());
+        (places, blocks.capacity(), changes.capacity(), moves.capacity())
+    };
+    bench.run(&plan).unwrap();
+    let before = lists(&bench);
+    for _ in 0..100 {
+        bench.run(&plan).unwrap();
+        assert_eq!(lists(&bench), before, "a list was allocated anew");
+    }
+}
+
+#[test]
 fn impossible_plans_are_refused() {
     let mut bench = Bench::new();
     let nowhere = Step::Copy { src: block(0), dst: block(99) };
