@@ -54,11 +54,12 @@ impl Engine {
         route(&question, self.slots.iter().map(|slot| slot.candidate()), accepts)
     }
 
-    /// Works out again which kinds go to some backend, and why the others do not.
+    /// Works out again for which kinds routing has to be asked, and why the others run on the CPU. A backend
+    /// that is quarantined is asked about, too: what is too short for it, say, would not run there anyway.
     pub(crate) fn look_at_offers(&mut self) {
         let there = || self.slots.iter().filter(|slot| slot.backend.is_some());
         self.offered = there()
-            .filter(|slot| slot.is_good())
+            .filter(|slot| slot.health != Health::Leaving)
             .map(|slot| slot.offered())
             .fold(crate::Caps::NONE, |all, some| all.or(some));
         self.not_offered = OpKind::ALL.map(|kind| {
@@ -67,7 +68,6 @@ impl Engine {
                 return Reason::NoBackend;
             }
             let reason = |slot: &crate::slot::Slot| match () {
-                () if slot.offered().has(kind) => Reason::Quarantined,
                 () if kind != OpKind::Notify && slot.profile.caps.has(kind) => Reason::Masked,
                 () => Reason::NoCapability,
             };
@@ -215,7 +215,7 @@ impl Engine {
             }
         }
         let verdict = run.verdict;
-        self.end_node(key, node, Place::Backend(berth.slot), verdict);
+        self.end_node(key, node, Some(Place::Backend(berth.slot)), verdict);
     }
 
     /// Runs on the CPU what is left of a node: all of it, unless it works in place, where the steps that
@@ -230,6 +230,8 @@ impl Engine {
             Why::Routed(reason) => counts.reasons[reason as usize] += 1,
             Why::Retry => counts.retries += 1,
         }
+        // Where nothing is computed, what follows stays where the one before ran.
+        let place = if op.kind() == OpKind::Notify { run.parent } else { Some(Place::Cpu) };
         let result = match run.began {
             Some((_, cut)) if op.is_in_place() && run.step > 0 => {
                 (run.step..cut.steps()).try_fold(run.verdict, |verdict, step| {
@@ -241,12 +243,12 @@ impl Engine {
             _ => execute(&mut **cpu, &op),
         };
         match result {
-            Ok(verdict) => self.end_node(key, node, Place::Cpu, verdict),
+            Ok(verdict) => self.end_node(key, node, place, verdict),
             Err(fault) => self.fail(key, EngineError::Cpu { node, fault }),
         }
     }
 
-    fn end_node(&mut self, key: Key, node: usize, place: Place, verdict: crate::Verdict) {
+    fn end_node(&mut self, key: Key, node: usize, place: Option<Place>, verdict: crate::Verdict) {
         let Engine { flights, ready, .. } = self;
         if let Some(flight) = flights.get_mut(key) {
             flight.end(node, place, verdict, |released| ready.push_back((key, released)));

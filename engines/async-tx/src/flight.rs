@@ -140,23 +140,24 @@ impl Flight {
         }
     }
 
-    /// Marks a node as ended at `place`, and calls `release` for every node that waited for it last.
+    /// Marks a node as ended at `place`, if it ran anywhere, and calls `release` for every node that waited for
+    /// it last.
     pub(crate) fn end(
         &mut self,
         node: usize,
-        place: Place,
+        place: Option<Place>,
         verdict: Verdict,
         mut release: impl FnMut(usize),
     ) {
         self.verdict = self.verdict.or(verdict);
         self.unfinished = self.unfinished.saturating_sub(1);
-        self.place = Some(place);
+        self.place = place.or(self.place);
         if let Some(run) = self.runs.get_mut(node) {
             run.state = State::Ended;
         }
         self.each_successor(node, |after, run| {
             run.waits_for = run.waits_for.saturating_sub(1);
-            run.parent = Some(place);
+            run.parent = place.or(run.parent);
             match run.state {
                 State::Waiting if run.waits_for == 0 => {
                     run.state = State::Ready;

@@ -1,10 +1,10 @@
 //! How chains begin and end: at once on the CPU, or as a flight.
 
-use crate::backend::Inline;
+use crate::backend::{Caps, Inline};
 use crate::check::CheckedOp;
 use crate::engine::{ChainDone, Engine};
-use crate::op::{Op, Verdict};
-use crate::route::Choice;
+use crate::op::{Op, OpKind, Verdict};
+use crate::route::{Choice, Place};
 use crate::slab::Key;
 use crate::tx::{Done, Outcome, Report};
 use crate::{Chain, EngineError, Fault};
@@ -29,7 +29,11 @@ impl Engine {
         }
         let Some(chain) = flight.chain.take() else { return };
         if self.runs_inline(&chain) {
+            let computes = chain.kinds().without(OpKind::Notify) != Caps::NONE;
             let outcome = self.run_inline(chain);
+            if let Some(flight) = self.flights.get_mut(key).filter(|_| computes) {
+                flight.place = Some(Place::Cpu);
+            }
             self.close(key, outcome);
         } else {
             if let Some(flight) = self.flights.get_mut(key) {
@@ -116,7 +120,7 @@ impl Engine {
         for follower in followers.drain(..) {
             let Some(flight) = self.flights.get_mut(follower) else { continue };
             flight.waits_for = flight.waits_for.saturating_sub(1);
-            flight.place = place;
+            flight.place = place.or(flight.place);
             if outcome.is_err() {
                 flight.error = flight.error.or(Some(EngineError::Dependency));
             }
