@@ -51,7 +51,7 @@ pub struct Engine {
     pub(crate) clock: Box<dyn Clock>,
     pub(crate) config: EngineConfig,
     pub(crate) slots: Vec<Slot>,
-    /// The kinds that some backend may be given now.
+    /// The kinds that some backend takes, if it is well.
     pub(crate) offered: Caps,
     /// For each other kind, why it is not among them.
     pub(crate) not_offered: [Reason; OpKind::COUNT],
@@ -72,6 +72,8 @@ pub struct Engine {
     pub(crate) sweep: Sweep,
     /// Why each operation of the chain at hand runs on the CPU.
     pub(crate) reasons: Vec<Reason>,
+    /// What a chain that is being submitted comes after.
+    pub(crate) befores: Vec<Key>,
     pub(crate) desk: Desk,
     pub(crate) done: Vec<ChainDone>,
     pub(crate) callbacks: VecDeque<(Arc<dyn OnDone>, ChainDone)>,
@@ -104,6 +106,7 @@ impl Engine {
             progress: 0,
             sweep: Sweep::default(),
             reasons: Vec::new(),
+            befores: Vec::new(),
             desk: Desk::default(),
             done: Vec::new(),
             callbacks: VecDeque::new(),
@@ -198,28 +201,34 @@ impl Engine {
     where
         I: IntoIterator<Item: Borrow<Tx>>,
     {
-        let (mut tx, index) = self.desk.open();
-        let report = Report { tx: Some(index), done: submit.done };
-        let (flight, _) = self.flights.insert();
-        let (mut waits_for, mut error) = (0, None);
+        // The caller's iterator may panic: nothing is begun before it has ended.
+        let mut befores = std::mem::take(&mut self.befores);
+        befores.clear();
+        let mut error = None;
         for dependency in submit.after {
             match Dependency::of(&dependency, &self.desk) {
                 Dependency::Over => {}
                 Dependency::Failed(failed) => error = error.or(Some(failed)),
-                Dependency::Flight(before) => {
-                    if let Some(before) = self.flights.get_mut(before) {
-                        before.followers.push(flight);
-                        waits_for += 1;
-                    }
-                }
+                Dependency::Flight(before) => befores.push(before),
             }
         }
-        if waits_for == 0 && error.is_none() && self.runs_inline(&chain) {
-            self.flights.remove(flight);
+        let (mut tx, index) = self.desk.open();
+        let report = Report { tx: Some(index), done: submit.done };
+        if befores.is_empty() && error.is_none() && self.runs_inline(&chain) {
+            self.befores = befores;
             let result = self.run_inline(chain);
             self.report(report, result);
             return tx;
         }
+        let (flight, _) = self.flights.insert();
+        let mut waits_for = 0;
+        for before in &befores {
+            if let Some(before) = self.flights.get_mut(*before) {
+                before.followers.push(flight);
+                waits_for += 1;
+            }
+        }
+        self.befores = befores;
         tx.set_flight(flight);
         if let Some(flying) = self.flights.get_mut(flight) {
             flying.board(chain, report);
@@ -253,6 +262,10 @@ impl Engine {
 
     /// Moves unfinished chains on, appends those that ended to `done`, wakes tasks and calls callbacks.
     /// Does not block.
+    ///
+    /// Operations that this releases may be gathered for a backend, and stay so until there are as many as
+    /// [`Backend::batch`] says: a loop that waits for a chain by polling alone may wait for ever. It calls
+    /// [`Engine::issue_pending_all`] each time round, or is an [`Engine::wait`].
     pub fn poll(&mut self, done: &mut Vec<ChainDone>) {
         if !self.slots.is_empty() {
             self.advance();

@@ -40,9 +40,9 @@
 //!     chain.push(xor, &[])?;
 //!     engine.submit_tx(chain, Submit { after: [tx], done: Done::Callback(callback) }).ack();
 //!
-//!     engine.issue_pending_all();
-//!
 //!     let ended = loop {
+//!         // What ended may have released more: it is issued each time round.
+//!         engine.issue_pending_all();
 //!         engine.poll(&mut Vec::new());
 //!         if let Ok(ended) = completion.try_recv() {
 //!             break ended;

@@ -317,3 +317,43 @@ fn a_task_that_owns_handles_may_die_with_a_waker() {
     assert_eq!(engine.descriptors(), (3, 3));
     drop(engine);
 }
+
+#[test]
+fn a_panic_in_the_callers_iterator_leaves_nothing_behind() {
+    let world = World::random(&mut Rng(1));
+    let desk = Desk::new();
+    let mut engine = desk.engine();
+    let first = engine.submit_tx(copies(&world, &[1]), Submit::default());
+    let before = engine.descriptors();
+    let mut after = Some(first);
+    let panics = std::iter::from_fn(|| match after.take() {
+        None => panic!("on purpose"),
+        some => some,
+    });
+    let submit = Submit { after: panics, done: Done::Tag(2) };
+    let chain = copies(&world, &[2]);
+    let submitted =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.submit_tx(chain, submit).ack()));
+    assert!(submitted.is_err());
+    assert_eq!((engine.in_flight(), engine.descriptors()), (1, before), "the first chain, and nothing more");
+    desk.complete(0);
+    assert_eq!((poll(&mut engine), engine.in_flight()), (vec![], 0));
+    assert_eq!(engine.descriptors(), (1, 1));
+    assert!(!is_copied(&world, 2));
+    // The engine goes on.
+    assert_eq!(
+        stays_good(&world, &desk, &mut engine),
+        [ChainDone { tag: 3, result: Ok(Verdict::default()) }]
+    );
+    drop(engine);
+}
+
+/// What comes of a chain that waits for another.
+fn stays_good(world: &World, desk: &Desk, engine: &mut Engine) -> Vec<ChainDone> {
+    let first = engine.submit_tx(copies(world, &[3]), Submit::default());
+    engine.submit_tx(copies(world, &[4]), Submit { after: [first], done: Done::Tag(3) }).ack();
+    desk.complete(0);
+    poll(engine);
+    desk.complete(0);
+    poll(engine)
+}
