@@ -30,7 +30,7 @@ impl Engine {
     pub fn add_backend(&mut self, backend: Box<dyn Backend>, thresholds: Thresholds) {
         let mut slot = Slot::new(backend, thresholds, true);
         self.last_batch += 1;
-        slot.batch = self.last_batch;
+        (slot.batch, slot.added) = (self.last_batch, self.last_batch);
         // One that comes and goes takes its old place, and goes on with its counters.
         let old = self.slots.iter_mut().find(|old| old.backend.is_none() && old.name == slot.name);
         match old {
@@ -58,16 +58,22 @@ impl Engine {
     }
 
     /// Says whether a backend is on the NUMA node of the thread and its memory, as it is taken to be until
-    /// this says otherwise. Returns whether there is one of this name.
+    /// this says otherwise. Of several of this name the one that was added last is meant, and none that is
+    /// leaving. Returns whether there is one.
     pub fn set_near(&mut self, name: &str, near: bool) -> bool {
-        let named = |slot: &&mut Slot| slot.backend.is_some() && *slot.name == *name;
-        let slot = self.slots.iter_mut().find(named);
+        let named = |slot: &&mut Slot| {
+            slot.backend.is_some() && slot.health != Health::Leaving && *slot.name == *name
+        };
+        let slot = self.slots.iter_mut().filter(named).max_by_key(|slot| slot.added);
         slot.map(|slot| slot.near = near).is_some()
     }
 
     /// When [`Engine::poll`] has to be called at the latest although nobody submits anything and no
     /// backend completes anything: the next deadline or the next look at a quarantined backend. `None`:
     /// never.
+    ///
+    /// It does not speak of what is gathered and not issued: that has no deadline, and waits for
+    /// [`Engine::issue_pending_all`].
     pub fn wake_at(&self) -> Option<Nanos> {
         self.slots.iter().filter_map(Slot::wake_at).min()
     }

@@ -45,6 +45,8 @@ pub(crate) struct Slot {
     pub(crate) profile: Profile,
     pub(crate) health: Health,
     pub(crate) near: bool,
+    /// The larger, the later it was added.
+    pub(crate) added: u64,
     /// How many backends the slot had before.
     pub(crate) epoch: u32,
     /// How often the backend was revived, or was found to take something else than it said. What was cut for it
@@ -83,6 +85,7 @@ impl Slot {
             backend: Some(backend),
             health: Health::Good,
             near,
+            added: 0,
             epoch: 0,
             terms: 0,
             pending: Vec::new(),
@@ -135,7 +138,7 @@ impl Slot {
         self.health == Health::Good && self.backend.is_some()
     }
 
-    /// The kinds that it may be given now.
+    /// The kinds that it may be given while it is well.
     pub(crate) fn offered(&self) -> Caps {
         let offers = |kind: OpKind| {
             let limits = self.profile.limits(kind);

@@ -346,6 +346,62 @@ fn nothing_behind_a_fence_of_a_liar_is_believed() {
 }
 
 #[test]
+fn the_one_that_was_added_last_is_near_or_far_and_none_that_is_leaving() {
+    let (world, desk, _hand, mut engine) = setup();
+    engine.submit(copies(&world, &[1]), 1);
+    assert!(engine.remove_backend("manual"));
+    assert!(!engine.set_near("manual", false), "it is leaving, and has an operation in hand");
+    let second = Desk::new();
+    engine.add_backend(second.backend(), Thresholds::all(64));
+    assert!(engine.set_near("manual", false));
+    engine.submit(copies(&world, &[2]), 2);
+    assert_eq!((second.held(), is_copied(&world, 2)), (0, true), "64 bytes are too few for one that is far");
+    // The third is in the place of the first, and is the last nevertheless.
+    desk.complete(0);
+    poll(&mut engine);
+    let third = Desk::new();
+    engine.add_backend(third.backend(), Thresholds::all(64));
+    assert!(engine.set_near("manual", true));
+    engine.submit(copies(&world, &[3]), 3);
+    assert_eq!((second.held(), third.held()), (0, 1));
+    assert!(engine.set_near("manual", false));
+    engine.submit(copies(&world, &[4]), 4);
+    assert_eq!((second.held(), third.held()), (0, 1));
+    let fourth = Desk::new();
+    engine.add_backend(fourth.backend(), Thresholds::all(64));
+    assert!(engine.set_near("manual", false));
+    engine.submit(copies(&world, &[5]), 5);
+    assert_eq!((second.held(), third.held(), fourth.held()), (0, 1, 0));
+    third.complete(0);
+    assert_eq!(poll(&mut engine).len(), 3);
+    drop(engine);
+}
+
+#[test]
+fn while_a_backend_is_quarantined_the_reason_is_the_one_that_holds() {
+    let (world, desk) = (World::random(&mut Rng(5)), Desk::new());
+    let limits = Limits { len_min: 4096, align: 16, ..Limits::NONE };
+    desk.state().limits = limits;
+    let mut engine = desk.engine();
+    let run = |engine: &mut Engine, at: usize, len: usize| {
+        let mut chain = engine.chain();
+        chain.push(Op::Copy { src: world.region(at, len), dst: world.region(8192, len) }, &[]).unwrap();
+        engine.submit(chain, 1);
+        let stats = engine.stats();
+        [Reason::TooShort, Reason::Misaligned, Reason::Quarantined].map(|reason| stats.on_cpu_for(reason))
+    };
+    run(&mut engine, 0, 4096);
+    desk.fail(0, Fault::Gone);
+    poll(&mut engine);
+    assert_eq!(health(&engine), Health::Quarantined);
+    assert_eq!(run(&mut engine, 0, 16), [1, 0, 0]);
+    assert_eq!(run(&mut engine, 1, 4096), [1, 1, 0]);
+    assert_eq!(run(&mut engine, 0, 4096), [1, 1, 1]);
+    assert_eq!(desk.calls().len(), 1);
+    drop(engine);
+}
+
+#[test]
 fn an_alert_is_a_sentence() {
     let (world, desk, _hand, mut engine) = setup();
     engine.submit(copies(&world, &[1]), 1);
