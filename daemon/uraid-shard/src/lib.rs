@@ -14,6 +14,9 @@
 //! [`Shard::spawn`] starts one. [`Runner`] is the part without threads and sockets: a simulator drives it
 //! with other members and another clock, and everything that decides about data is the same.
 //!
+//! [`Offload`] finds the work queues of devices that the engine may use beside the CPU. It may block, so it
+//! stands beside the shard and sends it what has changed.
+//!
 //! What this crate promises: memory stays in place until everyone has done with it; a write reaches the
 //! array only when its payload is complete; a client can harm nothing but its own connection; nothing is
 //! allocated on a client's word. What it leaves to others: handshakes, opening and assembling members,

@@ -224,12 +224,12 @@ pub struct EnginesArgs {
 
 const ENGINES_EXAMPLES: &str = "\
 Examples:
-  uraid engines             the work queues of this machine; those that are usable are opened and measured
-  uraid engines data        what the engines of the running array `data` did, and why not more
+  uraid engines         the work queues of this machine; usable ones are opened and measured
+  uraid engines data    what the engines of the running array `data` did, and why not more
   uraid engines --json --control /run/uraid/data.control
 
-A dedicated work queue that a daemon uses is shown as in use. URAID_DSA_SYSFS_PATH and URAID_DSA_DEV_PATH
-replace /sys/bus/dsa/devices and /dev/dsa.";
+A dedicated work queue that a daemon has is not usable for anybody else meanwhile.
+URAID_DSA_SYSFS_PATH and URAID_DSA_DEV_PATH replace /sys/bus/dsa/devices and /dev/dsa.";
 
 /// The control socket of the array of this name.
 pub fn control_socket_of(name: &VolumeName) -> PathBuf {
