@@ -19,6 +19,7 @@ mod arena;
 mod bench;
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 use self::arena::{Arena, Operands};
@@ -98,7 +99,8 @@ pub enum Outcome {
     },
     /// As [`Outcome::Failed`] or [`Outcome::TimedOut`], but the backend has not given back all that it
     /// has. The memory is lost to the process, for the device may write it at any time. What still comes
-    /// has a token that no [`crate::Engine`] gave out.
+    /// has a token that is nobody's in an [`crate::Engine`], but that a second calibration of the same backend
+    /// would give out again: it must not be calibrated or used before it was revived.
     Stuck {
         /// An operation of this kind was the first in trouble.
         kind: OpKind,
@@ -157,20 +159,23 @@ pub fn calibrate(
     let outcome = match Arena::new() {
         None => Outcome::NoMemory,
         Some(arena) => {
+            // It is freed only where it is certain that the backend has nothing in hand: not after a panic.
+            let arena = ManuallyDrop::new(arena);
             let mut bench = Bench::new(backend, cpu, clock, start.after(budget));
-            match run.all(&arena, &mut bench) {
+            let outcome = match run.all(&arena, &mut bench) {
                 Ok(()) => Outcome::Complete,
                 Err((_, Stop::OutOfTime | Stop::Declined)) => Outcome::OutOfTime,
                 Err((kind, stop)) if bench.give_up() => match stop {
                     Stop::Failed(fault) => Outcome::Failed { kind, fault },
                     Stop::OutOfTime | Stop::Declined | Stop::TimedOut => Outcome::TimedOut { kind },
                 },
-                Err((kind, _)) => {
-                    // The device may write the memory for as long as the process lives.
-                    arena.leak();
-                    Outcome::Stuck { kind }
-                }
+                // The device may write the memory for as long as the process lives.
+                Err((kind, _)) => Outcome::Stuck { kind },
+            };
+            if !matches!(outcome, Outcome::Stuck { .. }) {
+                drop(ManuallyDrop::into_inner(arena));
             }
+            outcome
         }
     };
     let thresholds = if outcome.is_good() { thresholds(&run.rows) } else { Thresholds::NEVER };

@@ -223,6 +223,9 @@ fn check_recover(
 
 /// An operation that passed [`Op::check`]: lengths agree, nothing is empty, and no destination shares a
 /// byte with another operand, so that a backend may make slices of the regions.
+///
+/// With one exception, which the engine makes: the later steps of a CRC that was cut have the word of the CRC
+/// as their [`Seed::From`], too. It is read before anything is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CheckedOp<'a>(pub(crate) Op<'a>);
 

@@ -48,11 +48,6 @@ impl Arena {
         Some(Arena { base, layout })
     }
 
-    /// Keeps the memory for as long as the process lives.
-    pub(super) fn leak(self) {
-        std::mem::forget(self);
-    }
-
     fn region(&self, offset: usize, len: usize) -> Option<Region> {
         if offset.checked_add(len)? > BYTES {
             return None;

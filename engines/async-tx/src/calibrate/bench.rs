@@ -6,7 +6,8 @@ use crate::clock::{Clock, Nanos};
 use crate::op::{Op, Verdict};
 use crate::{CheckedOp, Fault};
 
-/// Tokens that no engine gives out.
+/// The first of the tokens given out here. Those of an engine are smaller until it has used one entry of its
+/// table 2^31 times; each calibration begins again with the same.
 const TOKENS: u64 = 1 << 63;
 /// The most operations of one call to the backend.
 const BATCH: usize = 16;

@@ -33,6 +33,26 @@ fn a_full_batch_is_issued_and_the_rest_when_the_caller_says_so() {
 }
 
 #[test]
+fn what_a_poll_releases_is_issued_when_the_caller_says_so_again() {
+    let world = world();
+    let desk = Desk::new();
+    desk.state().batch = 2;
+    let mut engine = desk.engine();
+    let first = engine.submit_tx(copies(&world, &[1]), Submit::default());
+    engine.submit_tx(copies(&world, &[2]), Submit { after: [first], done: Done::Tag(1) }).ack();
+    engine.issue_pending_all();
+    desk.complete(0);
+    for _ in 0..100 {
+        assert_eq!((poll(&mut engine), desk.held(), engine.stats().backends[0].pending), (vec![], 0, 1));
+    }
+    assert_eq!(engine.wake_at(), None, "what is pending has no deadline");
+    engine.issue_pending_all();
+    desk.complete(0);
+    assert_eq!(poll(&mut engine).len(), 1);
+    drop(engine);
+}
+
+#[test]
 fn a_batch_is_not_larger_than_the_room() {
     let world = world();
     let desk = Desk::new();
