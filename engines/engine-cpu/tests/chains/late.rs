@@ -23,6 +23,9 @@ pub(crate) struct Habits {
     pub(crate) declines_one_in: usize,
     /// One in how many operations does not end before it is given up; 0 for none.
     pub(crate) stalls_one_in: usize,
+    /// One in how many operations, of those that do not work in place, is executed without ever saying so: it
+    /// comes back as given up; 0 for none. What is behind its fence goes on.
+    pub(crate) loses_one_in: usize,
     /// One in how many operations has a wrong result and says that all is well; 0 for none.
     pub(crate) lies_one_in: usize,
     /// Reports completions of nothing, and every one twice, the second time at once or much later.
@@ -41,6 +44,7 @@ impl Habits {
         fails_one_in: 0,
         declines_one_in: 0,
         stalls_one_in: 0,
+        loses_one_in: 0,
         lies_one_in: 0,
         babbles: false,
         revives: false,
@@ -56,6 +60,8 @@ struct Held {
     after: Vec<OpToken>,
     /// It does not end before it is given up.
     stalled: bool,
+    /// It was executed, and its completion is lost.
+    lost: bool,
 }
 
 pub(crate) struct Late {
@@ -82,6 +88,9 @@ impl Late {
     }
 
     fn finish(&mut self, held: &Held) -> Result<Verdict, Fault> {
+        if held.lost {
+            return Err(Fault::Aborted);
+        }
         let op = held.op.op(0).unwrap();
         let fault = if held.after.iter().any(|before| self.failed.contains(before)) {
             Some(Fault::Abandoned)
@@ -172,7 +181,7 @@ impl Backend for Late {
             let mut chain = Chain::new();
             chain.push(seeded_by_value(**op), &[]).unwrap();
             let stalled = self.one_in(self.habits.stalls_one_in);
-            self.held.push(Held { token: *token, op: chain, after, stalled });
+            self.held.push(Held { token: *token, op: chain, after, stalled, lost: false });
         }
         taken
     }
@@ -180,9 +189,18 @@ impl Backend for Late {
     fn reap(&mut self, done: &mut Vec<Completion>) {
         for _ in 0..self.rng.below(self.held.len() + 1) {
             let at = self.rng.below(self.held.len());
-            let waits = self.held[at].after.iter().any(|before| self.held.iter().any(|h| h.token == *before));
-            if waits || (self.held[at].stalled && !self.giving_up) {
+            let is_before = |held: &Held| !held.lost && self.held[at].after.contains(&held.token);
+            let waits = self.held.iter().any(is_before);
+            if waits || ((self.held[at].stalled || self.held[at].lost) && !self.giving_up) {
                 continue;
+            }
+            if !self.giving_up && self.one_in(self.habits.loses_one_in) {
+                let held = &mut self.held[at];
+                let op = held.op.op(0).unwrap();
+                if !op.is_in_place() && !held.after.iter().any(|before| self.failed.contains(before)) {
+                    held.lost = self.cpu.execute(&op).is_ok();
+                    continue;
+                }
             }
             let held = self.held.swap_remove(at);
             let completion = Completion { token: held.token, result: self.finish(&held) };

@@ -21,13 +21,22 @@ fn late(rng: &mut Rng, habits: Habits) -> Engine {
 }
 
 /// Random chains, each by `run` and by `submit` and `poll`, on engines that `make` gives.
-fn compare(default_cases: usize, mut make: impl FnMut(&mut Rng) -> Engine) -> Vec<EngineStats> {
+fn compare(default_cases: usize, make: impl FnMut(&mut Rng) -> Engine) -> Vec<EngineStats> {
+    compare_chains(default_cases, World::random_chain, make)
+}
+
+/// The same with chains of another making.
+fn compare_chains(
+    default_cases: usize,
+    chain_of: impl Fn(&World, &mut Rng) -> Chain,
+    mut make: impl FnMut(&mut Rng) -> Engine,
+) -> Vec<EngineStats> {
     let mut stats = Vec::new();
     let mut rng = Rng(SEED);
     for case in 0..cases(default_cases) {
         let what = format!("case {case}, seed {:#x}", rng.0);
         let world = World::random(&mut rng);
-        let chain = world.random_chain(&mut rng);
+        let chain = chain_of(&world, &mut rng);
         let before = world.snapshot();
         let mut expected = before.clone();
         let verdict = interpret(&world, &chain, &mut expected);
@@ -178,6 +187,18 @@ fn on_a_backend_that_hangs_and_comes_back() {
 }
 
 #[test]
+fn on_a_backend_that_fences_and_loses_completions() {
+    let stats = compare_chains(400, World::random_overwrites, |rng| {
+        let (batch, queue) = (8 + rng.below(4), 12);
+        let habits = Habits { fences: Caps::ALL, batch, queue, loses_one_in: 8, ..Habits::GOOD };
+        late(rng, habits).with_clock(Ticking::boxed(10_000_000))
+    });
+    let sum = |counter: fn(&BackendStats) -> u64| stats.iter().map(|s| counter(&s.backends[0])).sum::<u64>();
+    assert!(sum(|s| s.fences) > 500 && sum(|s| s.aborted) > 100, "{} aborted", sum(|s| s.aborted));
+    assert!(sum(|s| s.abandoned) > 100, "{} void", sum(|s| s.abandoned));
+}
+
+#[test]
 fn on_a_backend_that_lies_and_is_checked() {
     let in_place = [OpKind::PqUpdate, OpKind::GfMulAdd];
     let caps = in_place.into_iter().fold(Caps::ALL, Caps::without);
@@ -272,6 +293,7 @@ fn unruly(rng: &mut Rng, checked: bool) -> Box<dyn Backend> {
         fails_one_in: [0, 30][rng.below(2)],
         declines_one_in: [0, 9][rng.below(2)],
         stalls_one_in: [0, 30][rng.below(2)],
+        loses_one_in: [0, 30][rng.below(2)],
         lies_one_in: if checked { 20 } else { 0 },
         babbles: rng.chance(2),
         revives: rng.chance(2),

@@ -90,6 +90,24 @@ impl World {
         chain
     }
 
+    /// A chain of copies and fills of which many write the same bytes, and few overwrite what others read.
+    pub(crate) fn random_overwrites(&self, rng: &mut Rng) -> Chain {
+        let mut chain = Chain::new();
+        let mut nodes: Vec<NodeId> = Vec::new();
+        let first = rng.below(STRIPS - 3);
+        for _ in 0..3 + rng.below(8) {
+            let deps: Vec<_> = nodes.iter().copied().filter(|_| rng.chance(6)).collect();
+            let len = STRIP / 2 + rng.below(STRIP / 2);
+            let to = first + rng.below(3);
+            let from = if rng.chance(6) { first + (to - first + 1) % 3 } else { (first + 3) % STRIPS };
+            let (src, dst) = (self.in_strip(rng, from, len), self.in_strip(rng, to, len));
+            let op =
+                if rng.chance(3) { Op::Fill { dst, byte: rng.next() as u8 } } else { Op::Copy { src, dst } };
+            nodes.push(chain.push(op, &deps).unwrap());
+        }
+        chain
+    }
+
     /// Makes one byte of a good parity wrong, sometimes.
     fn spoil(&self, rng: &mut Rng, chain: &mut Chain, parity: Region) {
         if rng.chance(2) {
