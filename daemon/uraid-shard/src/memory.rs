@@ -16,8 +16,9 @@
 //!   members is what was computed; a device that answers late cannot change it.
 //! - A **payload** is kept by the runner from the submission of its request to the core's completion, whatever
 //!   becomes of the client, and the core completes a request only after every chain that names it ended.
-//! - **At the end**, gentle or not, the engine is dropped before the memory, and dropping it returns only
-//!   when no device can reach what it was given. That may take as long as a device takes to let go.
+//! - **At the end** the engine is dropped before the memory, and dropping it returns only when no device can
+//!   reach what it was given. A shard that ends while a device has something in hand does not wait for that:
+//!   it drops neither, and the memory is kept until the process ends.
 
 use async_tx::Region;
 use thiserror::Error;

@@ -331,6 +331,12 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
         self.engine.wants_poll()
     }
 
+    /// Chains that have not ended: while there are some, a device may read and write the array's memory,
+    /// and dropping the runner waits for it.
+    pub fn chains_in_flight(&self) -> usize {
+        self.engine.in_flight()
+    }
+
     /// The time that the array goes by.
     pub fn now(&self) -> Tick {
         self.clock.now()

@@ -132,15 +132,28 @@ impl Service {
 
     /// Serves until it is told to stop, or cannot go on.
     pub(crate) fn run(mut self) -> ShardExit {
-        loop {
+        let exit = loop {
             match self.turn() {
                 Ok(None) => {}
-                Ok(Some(exit)) => return exit,
+                Ok(Some(exit)) => break exit,
                 Err(fatal) => {
                     tracing::error!(volume = self.name, "the volume is stopped at once: {fatal}");
-                    return ShardExit::Fatal(fatal.to_string());
+                    break ShardExit::Fatal(fatal.to_string());
                 }
             }
+        };
+        self.leave();
+        exit
+    }
+
+    /// Lets go of everything. What a device has in hand may never come back, and nobody is to wait for
+    /// that: the memory that it may still write, and all that stands on it, is then never freed.
+    fn leave(self) {
+        if self.runner.chains_in_flight() > 0 {
+            let why =
+                "a device has not given back the volume's memory, which is kept until this process ends";
+            tracing::error!(volume = self.name, "{why}");
+            std::mem::forget(self.runner);
         }
     }
 

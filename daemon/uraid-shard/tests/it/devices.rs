@@ -387,7 +387,8 @@ fn a_client_that_leaves_while_its_chain_is_in_flight_takes_no_memory_with_it() {
     assert_eq!(volume.stop().1, ShardExit::Stopped { clean: true });
 }
 
-/// A device that keeps what it has for ever: the stop gives up at its deadline, and the volume is dropped.
+/// A device that keeps what it has for ever: the stop gives up at its deadline, and memory that the device
+/// may still write is not waited for, but never freed.
 #[test]
 fn a_stop_ends_at_its_deadline_although_a_chain_hangs() {
     let seen = Arc::new(Seen::default());
@@ -405,5 +406,5 @@ fn a_stop_ends_at_its_deadline_although_a_chain_hangs() {
     volume.handle.stop(Duration::from_millis(200)).unwrap();
     let exit = volume.exit.recv_timeout(Duration::from_secs(60));
     assert_eq!(exit, Ok::<_, mpsc::RecvTimeoutError>(ShardExit::TimedOut));
-    assert!(seen.writes_in_drop.load(Ordering::Relaxed) > 0, "it was told before the device was dropped");
+    assert_eq!(seen.writes_in_drop.load(Ordering::Relaxed), 0, "the device was dropped with work in hand");
 }
