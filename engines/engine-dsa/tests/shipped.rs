@@ -9,6 +9,7 @@ const CONFIGURATION: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../systemd/dsa/accel-config.json"));
 const RULES: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../systemd/dsa/60-uraid-dsa.rules"));
+const UNIT: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../systemd/dsa/uraid-dsa.conf"));
 
 fn queues() -> Vec<Value> {
     let all: Value = serde_json::from_str(CONFIGURATION).unwrap();
@@ -60,4 +61,11 @@ fn the_rule_names_uraids_queues_and_no_others() {
     ] {
         assert!(rule.contains(part), "{part} is not in {rule}");
     }
+}
+
+#[test]
+fn the_unit_is_not_cut_off_from_the_members() {
+    // One such line forbids all other devices to a unit that had no restrictions.
+    assert!(!UNIT.lines().any(|line| line.starts_with("DeviceAllow")));
+    assert!(UNIT.contains("#DeviceAllow=char-dsa rw") && UNIT.contains("\nLimitMEMLOCK="));
 }

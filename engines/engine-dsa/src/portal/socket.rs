@@ -3,7 +3,8 @@
 //! A packet is one to 64 descriptors, as a write(2) on the real node would carry. To each, the model answers
 //! with a packet of four bytes, an i32, little-endian: what that write(2) would have returned, an errno being
 //! negative. The model reads and writes this process's memory; so that a system with Yama lets
-//! it, it is named as the one that may trace us.
+//! it, it is named as the one that may trace us. A process has one such place (`PR_SET_PTRACER`), so that of
+//! models in several processes only the one that was connected to last is let in there.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
