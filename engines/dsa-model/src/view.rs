@@ -68,6 +68,22 @@ impl<'a> View<'a> {
         stopped(addr, stop, true)
     }
 
+    /// Writes `from` at `addr` as one who comes from the end does: what was written when a planned fault ends
+    /// it lies behind the fault, and `completed` counts that.
+    pub(crate) fn write_backward(&mut self, addr: u64, from: &[u8]) -> Result<(), MemFault> {
+        let stop = self.stop_in(addr, from.len(), true);
+        let begin = stop.map_or(0, |stop| stop + 1);
+        let behind = from.get(begin..).unwrap_or_default();
+        if !behind.is_empty() {
+            // A fault of the memory's own counts nothing: it is at the grain of a page, as the piece is.
+            self.write(addr.wrapping_add(begin as u64), behind)
+                .map_err(|fault| MemFault { completed: 0, ..fault })?;
+        }
+        let Some(stop) = stop else { return Ok(()) };
+        let at = addr.wrapping_add(stop as u64);
+        Err(MemFault { completed: behind.len(), addr: at, write: true })
+    }
+
     /// Writes random pieces in random order, up to the first that faults. The plain write that follows
     /// settles what was done and where the fault is; the same bytes are written twice then.
     fn scattered(&mut self, addr: u64, from: &[u8], rng: &mut SplitMix64) {

@@ -52,8 +52,9 @@ impl Work<'_, '_> {
         if record.status() & status::CODE == status::SUCCESS { record } else { record.with_result(0) }
     }
 
-    /// Copies from the end. Pieces end where a page of either buffer does, so the bytes completed are those
-    /// behind the fault up to a page's grain.
+    /// Copies from the end. Pieces end where a page of either buffer does. The bytes completed are those
+    /// that were written, which is all behind the fault, or all in the pages behind it if it is one of the
+    /// source or of the memory's own.
     fn memmove_backward(&mut self) -> Record {
         let (source, destination) = (self.source(), self.destination());
         let mut left = self.size();
@@ -65,14 +66,14 @@ impl Work<'_, '_> {
             let moved = self
                 .view
                 .read(source.wrapping_add(at), piece)
-                .map_err(|fault| Fault { fault, operand: 0 })
+                .map_err(|fault| (0, Fault { fault, operand: 0 }))
                 .and_then(|()| {
                     self.view
-                        .write(destination.wrapping_add(at), piece)
-                        .map_err(|fault| Fault { fault, operand: 1 })
+                        .write_backward(destination.wrapping_add(at), piece)
+                        .map_err(|fault| (fault.completed, Fault { fault, operand: 1 }))
                 });
-            if let Err(fault) = moved {
-                return self.faulted(self.size() - left, fault).with_result(1);
+            if let Err((written, fault)) = moved {
+                return self.faulted(self.size() - left + written, fault).with_result(1);
             }
             left -= n;
         }

@@ -113,6 +113,30 @@ fn a_move_goes_backward_and_says_so_in_a_fault() {
 }
 
 #[test]
+fn an_overlapping_move_that_is_stopped_at_a_byte_tells_all_that_it_wrote() {
+    const F: u64 = 0x2000_0000;
+    for stop in [0, 1, 0x10, 0x123, 0xfff, 0x1000, 0x1800, 0x2ffe, 0x2fff] {
+        let fault = Fault::PageFault { operand: 1, offset: Offset::At(stop), lower: false };
+        let (mut device, client, memory) = with_plan(FaultPlan::seeded(5).with(When::number(0), fault));
+        memory.map(F, pattern_bytes(0x4000));
+        let mut d = descriptor(0x03, F, F + 0x123, 0x3000, R);
+        submit(&mut device, client, &d);
+        assert!(device.run_to_rest(10));
+        let cr = record(&memory, R);
+        assert_eq!((cr[0], cr[1]), (status::PAGE_FAULT | status::WRITE_FAULT, 1));
+        let n = u32_at(&cr, 4);
+        assert_eq!(u64::from(n), 0x3000 - 1 - u64::from(stop), "all behind the byte");
+        // What is left, from the same beginning, gives what the whole move would have given.
+        d.set_field(engine_dsa::wire::at::SIZE, (0x3000 - n).to_le_bytes());
+        assert!(memory.set_bytes(R, &[0]));
+        submit(&mut device, client, &d);
+        assert!(device.run_to_rest(10));
+        assert_eq!(status_of(&memory, 0), status::SUCCESS);
+        assert_eq!(memory.bytes(F + 0x123, 0x3000), Some(pattern_bytes(0x3000)), "{stop:#x}");
+    }
+}
+
+#[test]
 fn any_status_with_and_without_part_of_the_work() {
     for code in 0x10..=0x22 {
         let (_, memory) = run_two(Fault::Status { code, partial: false });
