@@ -164,7 +164,20 @@ fn write_queue(root: &Path, device: u32, number: usize, queue: &QueueEntry) -> i
     )
 }
 
-/// Shows what a queue is doing: a halt is one of the device, and its queue is disabled then.
+/// Shows what a device's queues are doing, by number: if one of them says that the device is halted, it is,
+/// and that queue is disabled.
+pub fn write_states(root: &Path, device: u32, queues: &[State]) -> io::Result<()> {
+    let halted = queues.contains(&State::Halted);
+    let of_device = if halted { State::Halted } else { State::Enabled };
+    let directory = root.join(format!("dsa{device}"));
+    attribute(&directory, "state", state_word(of_device))?;
+    queues.iter().enumerate().try_for_each(|(number, state)| {
+        let shown = if *state == State::Halted { State::Disabled } else { *state };
+        attribute(&directory.join(format!("wq{device}.{number}")), "state", state_word(shown))
+    })
+}
+
+/// Shows what the queue of a device is doing, as if it were the only one: see [`write_states`].
 pub fn write_state(root: &Path, device: u32, queue: usize, state: State) -> io::Result<()> {
     let directory = root.join(format!("dsa{device}"));
     let (of_device, of_queue) = match state {
@@ -186,6 +199,24 @@ pub fn write_operations(root: &Path, device: u32, queue: usize, p: &Personality)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_is_halted_if_one_of_its_queues_says_so() {
+        let root = std::env::temp_dir().join(format!("dsa-model-states-{}", std::process::id()));
+        let queue =
+            QueueEntry { name: "uraid".into(), config: DeviceConfig::dedicated(Personality::v1(), 8) };
+        write(&root, &DeviceEntry { number: 0, numa_node: -1, queues: vec![queue.clone(), queue] }).unwrap();
+        let read = |name: &str| fs::read_to_string(root.join("dsa0").join(name).join("state")).unwrap();
+        for (states, shown) in [
+            ([State::Halted, State::Enabled], ["halted\n", "disabled\n", "enabled\n"]),
+            ([State::Enabled, State::Halted], ["halted\n", "enabled\n", "disabled\n"]),
+            ([State::Disabled, State::Enabled], ["enabled\n", "disabled\n", "enabled\n"]),
+        ] {
+            write_states(&root, 0, &states).unwrap();
+            assert_eq!(["", "wq0.0", "wq0.1"].map(read), shown);
+        }
+        fs::remove_dir_all(&root).unwrap();
+    }
 
     #[test]
     fn bitmaps_are_printed_as_the_kernel_does() {

@@ -205,18 +205,22 @@ fn watch(root: PathBuf, device: u32, models: Vec<Model>) {
     let look = |model: &Model| model.with(|device| (device.state(), device.personality().clone()));
     let mut shown: Vec<(State, Personality)> = models.iter().map(look).collect();
     loop {
-        for (index, (model, shown)) in models.iter().zip(shown.iter_mut()).enumerate() {
-            let now = look(model);
-            if now == *shown {
-                continue;
-            }
-            let written = sysfs::write_operations(&root, device, index, &now.1)
-                .and_then(|()| sysfs::write_state(&root, device, index, now.0));
+        let now: Vec<(State, Personality)> = models.iter().map(look).collect();
+        if now != shown {
+            // All queues together, for they share the state of the device.
+            let states: Vec<State> = now.iter().map(|(state, _)| *state).collect();
+            let written = now
+                .iter()
+                .zip(&shown)
+                .enumerate()
+                .filter(|(_, (now, shown))| now.1 != shown.1)
+                .try_for_each(|(index, (now, _))| sysfs::write_operations(&root, device, index, &now.1))
+                .and_then(|()| sysfs::write_states(&root, device, &states));
             if let Err(error) = written {
                 eprintln!("uraid-dsa-model: {} cannot be written any more: {error}", root.display());
                 return;
             }
-            *shown = now;
+            shown = now;
         }
         std::thread::sleep(WATCH);
     }
