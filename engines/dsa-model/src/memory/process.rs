@@ -2,6 +2,11 @@
 //!
 //! The kernel reports partial transfers at the grain of its remote vector, so every vector element is one
 //! page at most: the count returned says how far it came, and the next element where the fault is.
+//!
+//! The process is known by its id, which the system may give to another one after it has ended and was waited
+//! for. Whoever serves a client has to stop using its memory when the connection ends, which is when the
+//! process does; an access that is under way at that moment may still meet the wrong process, if that is one
+//! of the same user. For a tool of tests that is accepted.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::atomic::{AtomicBool, Ordering};
