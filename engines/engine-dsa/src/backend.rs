@@ -33,7 +33,8 @@ pub struct Options {
     /// How long a queue may take to be closed, to open, and to pass its probe: each before an attempt to
     /// revive it counts as failed.
     pub patience: Duration,
-    /// How long [`Backend::relax`] rests, at most.
+    /// How long [`Backend::relax`] rests, at most. Only the record of one of the operations in hand is
+    /// watched meanwhile: that another one was written is seen afterwards.
     pub rest: Duration,
     /// Whether a queue is opened again on a thread of its own, because that may block. Without, it is
     /// opened inside [`Backend::revive`].

@@ -10,7 +10,7 @@
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::yield_now;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::portal::cpu::Cpu;
 
@@ -19,8 +19,13 @@ const SPINS: u32 = 256;
 /// Pauses between two looks at the clock.
 const SPINS_A_LOOK: u32 = 16;
 /// The longest rest at a time, in ticks of the time stamp counter: the system's own limit by default.
-#[cfg(target_arch = "x86_64")]
 const REST: u64 = 100_000;
+
+/// How many ticks to rest for, with `left` to the deadline: one a nanosecond, for the counters of the
+/// processors that have WAITPKG are faster than that, so that the rest ends before the deadline.
+fn ticks(left: Duration) -> u64 {
+    u64::try_from(left.as_nanos()).unwrap_or(REST).min(REST)
+}
 
 /// How this processor waits.
 #[derive(Clone, Copy, Debug)]
@@ -51,21 +56,27 @@ impl Waiter {
     }
 
     /// Waits until `status` is not zero any more, or the deadline has passed; says whether it is not zero.
-    /// What the device wrote before the status can be read then. The deadline is overrun by a rest at most
-    /// (about 50 microseconds), or by what the scheduler takes.
+    /// What the device wrote before the status can be read then. The deadline is overrun by what the
+    /// scheduler takes.
     pub fn pause_until(&self, status: &AtomicU8, deadline: Instant) -> bool {
         let mut rounds: u32 = 0;
         loop {
             if status.load(Ordering::Acquire) != 0 {
                 return true;
             }
-            if rounds.is_multiple_of(SPINS_A_LOOK) && Instant::now() >= deadline {
-                // It may have been written while the clock was read.
-                return status.load(Ordering::Acquire) != 0;
+            // On a processor that rests, each time: the rounds are not counted there.
+            if rounds.is_multiple_of(SPINS_A_LOOK) {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    // It may have been written while the clock was read.
+                    return status.load(Ordering::Acquire) != 0;
+                }
+                if self.monitor {
+                    rest(status, ticks(left));
+                    continue;
+                }
             }
-            if self.monitor {
-                rest(status);
-            } else if rounds < SPINS {
+            if rounds < SPINS {
                 spin_loop();
                 rounds += 1;
             } else {
@@ -81,10 +92,10 @@ pub fn pause_until(status: &AtomicU8, deadline: Instant) -> bool {
     Waiter::detect().pause_until(status, deadline)
 }
 
-/// Rests until the line of `status` is written to, or something else happens, or [`REST`] is over. Only on
+/// Rests until the line of `status` is written to, or something else happens, or `ticks` are over. Only on
 /// a processor with WAITPKG.
 #[cfg(target_arch = "x86_64")]
-fn rest(status: &AtomicU8) {
+fn rest(status: &AtomicU8, ticks: u64) {
     // SAFETY: the caller has asked the processor for WAITPKG. UMONITOR reads the byte's line, which is
     // borrowed; neither instruction writes memory, and the flags count as clobbered. Memory does, too, so
     // the status is read again afterwards.
@@ -94,7 +105,7 @@ fn rest(status: &AtomicU8) {
         if status.load(Ordering::Acquire) != 0 {
             return;
         }
-        let until = std::arch::x86_64::_rdtsc().saturating_add(REST);
+        let until = std::arch::x86_64::_rdtsc().saturating_add(ticks);
         // State 1 is C0.1, which wakes up faster.
         std::arch::asm!(
             "umwait ecx",
@@ -107,7 +118,7 @@ fn rest(status: &AtomicU8) {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn rest(_status: &AtomicU8) {
+fn rest(_status: &AtomicU8, _ticks: u64) {
     spin_loop();
 }
 
@@ -139,13 +150,21 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn the_assembler_knows_the_instructions() {
-        let function: fn(&AtomicU8) = rest;
+        let function: fn(&AtomicU8, u64) = rest;
         // SAFETY: code is readable where it was compiled to run, and this test's binary is larger than
         // what follows the function.
         let code = unsafe { (function as *const u8).cast::<[u8; 128]>().read() };
         let find = |opcode: &[u8]| code.windows(opcode.len()).position(|window| window == opcode);
         let (umonitor, umwait) = (find(&[0xf3, 0x0f, 0xae]), find(&[0xf2, 0x0f, 0xae, 0xf1]));
         assert!(umonitor.is_some() && umonitor < umwait, "{code:02x?}");
+    }
+
+    #[test]
+    fn a_rest_ends_before_the_deadline_and_within_the_systems_limit() {
+        assert_eq!(ticks(Duration::from_micros(2)), 2_000);
+        assert_eq!(ticks(Duration::from_nanos(1)), 1);
+        assert_eq!(ticks(Duration::from_secs(1)), REST);
+        assert_eq!(ticks(Duration::MAX), REST);
     }
 
     #[test]
