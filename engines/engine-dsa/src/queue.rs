@@ -15,18 +15,22 @@
 //!   of the device, and a queue that is gone, are faults that put the rest in doubt.
 //!
 //! A lost record is never noticed here, where there is no clock: the engine's deadline leads to
-//! [`Queue::begin_close`]. The pool of records lives as long as the queue, and the queue is only dropped, or
-//! replaced by a new one, when its portal is closed; so no pool is ever reused while it may be written.
+//! [`Queue::begin_close`]. The pool of records lives until the portal is closed, if need be longer than the
+//! queue; so no pool is ever reused while it may be written. Dropping a queue blocks only while operations
+//! are in hand.
 
 mod batch;
 mod conclude;
 mod counters;
+mod link;
 mod probe;
 mod slot;
 mod submit;
 
+use std::collections::VecDeque;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_tx::{Caps, Completion, Fault, OpKind};
 use nix::errno::Errno;
@@ -41,6 +45,7 @@ use crate::wire::{Descriptor, Opcode};
 
 use batch::Batch;
 pub use counters::Counters;
+use link::Link;
 pub use probe::ProbeState;
 use slot::Slot;
 use submit::Staged;
@@ -48,6 +53,8 @@ use submit::Staged;
 /// Credits of a dedicated queue that are left unused, where it is large enough: entries that the device may
 /// still hold when their record is seen already.
 const MARGIN: usize = 4;
+/// Records of operations that a queue has at least, be its credits fewer, so that it comes back to each late.
+const SLOTS_MIN: usize = 64;
 /// The most operations in hand at a time.
 const SLOTS_MAX: usize = 256;
 /// The most batches in hand at a time.
@@ -56,8 +63,6 @@ const BATCHES_MAX: usize = 32;
 const LIST_MAX: usize = 32;
 /// How often in a row an idle queue may be full before it counts as gone.
 const PATIENCE: u32 = 256;
-/// After so long, a portal that does not close is worth an error in the log.
-const CLOSE_WARNING: Duration = Duration::from_secs(5);
 
 /// What a queue and its device can do, as far as it matters here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,16 +120,16 @@ enum Entry {
 
 /// An open queue.
 pub struct Queue {
-    portal: Box<dyn Portal>,
-    pool: Pool,
-    /// Keeps the pool known to the device, if that had to be told; dropped before the pool.
-    _watch: Option<Box<dyn Send>>,
+    /// Taken out when the queue is dropped, for it may have to live longer.
+    link: ManuallyDrop<Link>,
     setup: Setup,
     usage: Usage,
     slots: Vec<Slot>,
-    free: Vec<u16>,
+    /// Used in turn, so that a line rests as long as it can: what a device writes twice is then seen by
+    /// nobody.
+    free: VecDeque<u16>,
     batches: Vec<Batch>,
-    free_batches: Vec<u16>,
+    free_batches: VecDeque<u16>,
     active: Vec<Entry>,
     credits: usize,
     /// Completions that did not need the device.
@@ -133,6 +138,8 @@ pub struct Queue {
     staging: Vec<Descriptor>,
     /// Kinds that the queue turned out not to take.
     refused: Caps,
+    /// How many operations in a row ended declined, by the kind's place in the table.
+    declined: [u8; slot::OPERATIONS.len()],
     batching: bool,
     cache_control: bool,
     closing: bool,
@@ -158,6 +165,7 @@ impl Queue {
         let list = usize::try_from(setup.max_batch).unwrap_or(usize::MAX).min(LIST_MAX);
         let batching = usage.batches && setup.operations.contains(Opcode::Batch) && list >= 2;
         let slots = if batching { credits.saturating_mul(list).min(SLOTS_MAX) } else { credits };
+        let slots = slots.max(SLOTS_MIN);
         let batches = if batching { credits.min(BATCHES_MAX) } else { 0 };
         let pool = Pool::new(PoolSize { slots, batches, list })?;
         if !pool.is_locked() {
@@ -167,11 +175,9 @@ impl Queue {
             let (start, len) = pool.span();
             watch(start, len)
         });
-        let index = |count: usize| (0..count).rev().filter_map(|i| u16::try_from(i).ok());
+        let index = |count: usize| (0..count).filter_map(|i| u16::try_from(i).ok());
         Ok(Queue {
-            portal,
-            pool,
-            _watch: watch,
+            link: ManuallyDrop::new(Link { portal, _watch: watch, pool }),
             setup,
             usage,
             slots: vec![Slot::default(); slots],
@@ -184,6 +190,7 @@ impl Queue {
             staged: Vec::with_capacity(slots),
             staging: Vec::with_capacity(credits),
             refused: Caps::NONE,
+            declined: [0; slot::OPERATIONS.len()],
             batching,
             cache_control: usage.cache_control && setup.gen_cap.cache_control(),
             closing: false,
@@ -196,7 +203,7 @@ impl Queue {
 
     /// How the portal submits, in a word.
     pub fn method(&self) -> &'static str {
-        self.portal.method()
+        self.link.portal.method()
     }
 
     /// What the queue was set up with.
@@ -234,7 +241,7 @@ impl Queue {
         if self.closing {
             return 0;
         }
-        let list = if self.batching { self.pool.size().list } else { 1 };
+        let list = if self.batching { self.link.pool.size().list } else { 1 };
         let batches = self.credits.min(self.free_batches.len());
         let most = batches.saturating_mul(list).saturating_add(self.credits - batches);
         most.min(self.free.len())
@@ -262,7 +269,7 @@ impl Queue {
             return;
         }
         // Asked first: a record that is missing after the close will never come.
-        let closed = self.closing && self.portal.is_closed();
+        let closed = self.closing && self.link.portal.is_closed();
         let mut at = 0;
         while let Some(entry) = self.active.get(at).copied() {
             let over = match entry {
@@ -282,7 +289,7 @@ impl Queue {
 
     /// Looks at an operation that was submitted by itself; whether its entry is free.
     fn look_alone(&mut self, slot: u16, done: &mut Vec<Completion>) -> bool {
-        let record = self.pool.load(Line::Slot(slot));
+        let record = self.link.pool.load(Line::Slot(slot));
         match self.conclude(slot, &record) {
             conclude::Conclusion::Pending => false,
             conclude::Conclusion::Over(result) => {
@@ -314,20 +321,47 @@ impl Queue {
                         self.credits -= 1;
                     }
                     let mut members = batch.take_members();
-                    for slot in members.iter().filter(|member| !member.reported).map(|member| member.slot) {
-                        // The last one was held back, maybe with its record written.
-                        let record = self.pool.load(Line::Slot(slot));
-                        match self.conclude(slot, &record) {
-                            conclude::Conclusion::Over(result) => self.report(slot, result, done),
-                            _ => self.abort_one(slot, fault, done),
+                    let mut gate = batch::Gate::default();
+                    for member in &mut members {
+                        gate.arrive(member);
+                        if !member.reported {
+                            // It was held back, maybe with its record written.
+                            member.failed = self.end_member(member.slot, &gate, fault, done);
+                            member.reported = true;
                         }
+                        gate.pass(member);
                     }
                     members.clear();
                     if let Some(batch) = self.batches.get_mut(usize::from(index)) {
                         batch.give_back(members);
                     }
-                    self.free_batches.push(index);
+                    self.free_batches.push_back(index);
                 }
+            }
+        }
+    }
+
+    /// Ends a member of a batch after the portal was closed; whether it failed.
+    fn end_member(
+        &mut self,
+        slot: u16,
+        gate: &batch::Gate,
+        fault: Fault,
+        done: &mut Vec<Completion>,
+    ) -> bool {
+        let record = self.link.pool.load(Line::Slot(slot));
+        if gate.is_contradicted_by(&record) {
+            self.report(slot, Err(Fault::Abandoned), done);
+            return true;
+        }
+        match self.conclude(slot, &record) {
+            conclude::Conclusion::Over(result) => {
+                self.report(slot, result, done);
+                result.is_err()
+            }
+            _ => {
+                self.abort_one(slot, fault, done);
+                true
             }
         }
     }
@@ -350,19 +384,19 @@ impl Queue {
         counter.add(1);
         done.push(Completion { token: entry.token(), result });
         *entry = Slot::default();
-        self.free.push(slot);
+        self.free.push_back(slot);
     }
 
     /// Begins to take back all that is in hand; it comes out of [`Queue::harvest`] when the portal is
     /// closed. Nothing is submitted any more. May be repeated.
     pub fn begin_close(&mut self) {
         self.closing = true;
-        self.portal.begin_close();
+        self.link.portal.begin_close();
     }
 
     /// Whether, after [`Queue::begin_close`], the device touches nothing any more.
     pub fn is_closed(&mut self) -> bool {
-        self.closing && self.portal.is_closed()
+        self.closing && self.link.portal.is_closed()
     }
 
     /// Whether it was told to close, or closes because it broke.
@@ -376,36 +410,15 @@ impl Queue {
         self.begin_close();
     }
 
-    /// Waits until one of the records in hand may be written, at most until the deadline.
+    /// Waits until the first of the records in hand is written, at most until the deadline. The others do
+    /// not end the wait, so the deadline should be near.
     pub(crate) fn rest_until(&self, waiter: &Waiter, deadline: Instant) {
         if let Some(entry) = self.active.first() {
             let line = match entry {
                 Entry::Alone(slot) => Line::Slot(*slot),
                 Entry::Batch(batch) => Line::Batch(*batch),
             };
-            waiter.pause_until(self.pool.status(line), deadline);
-        }
-    }
-}
-
-impl Drop for Queue {
-    /// Returns when the device touches nothing any more.
-    fn drop(&mut self) {
-        self.begin_close();
-        let begun = Instant::now();
-        let (mut turns, mut warned) = (0u32, false);
-        while !self.portal.is_closed() {
-            turns = turns.saturating_add(1);
-            if turns < 1000 {
-                std::thread::yield_now();
-            } else {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            // Going on would let the device write into memory that is somebody else's by then.
-            if !warned && begun.elapsed() > CLOSE_WARNING {
-                warned = true;
-                tracing::error!("a DSA queue does not close; waiting, for its device may still write");
-            }
+            waiter.pause_until(self.link.pool.status(line), deadline);
         }
     }
 }

@@ -15,11 +15,13 @@ pub(super) struct Closing<T> {
     parked: Arc<Mutex<Option<T>>>,
     gone: Arc<AtomicBool>,
     started: bool,
+    warned: bool,
 }
 
 impl<T: Send + 'static> Closing<T> {
     pub(super) fn new() -> Self {
-        Closing { parked: Arc::new(Mutex::new(None)), gone: Arc::new(AtomicBool::new(false)), started: false }
+        let (parked, gone) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
+        Closing { parked, gone, started: false, warned: false }
     }
 
     /// Has a thread drop the resource. If there is no thread to be had, the resource is kept and the next
@@ -40,7 +42,12 @@ impl<T: Send + 'static> Closing<T> {
         });
         match closer {
             Ok(_) => self.started = true,
-            Err(error) => warn!(%error, "no thread to close a DSA queue with; it will be tried again"),
+            // Said once, for the next call may come soon.
+            Err(error) if !self.warned => {
+                self.warned = true;
+                warn!(%error, "no thread to close a DSA queue with; it will be tried again");
+            }
+            Err(_) => {}
         }
     }
 

@@ -3,6 +3,10 @@
 //! A member whose record is written has ended as that says. What became of a member without a record is told
 //! by the batch's own record, and by that alone: it was not run, or its record is yet to come. So that a
 //! batch whose own record is lost is noticed, the last member is held back until that record is there.
+//!
+//! A member behind a fence is looked at when all before the fence are over. If one of those failed, it should
+//! not have been run; if its record says that it was, it may have read what was not there yet, and counts as
+//! not run.
 
 use async_tx::{Completion, Fault};
 
@@ -19,6 +23,41 @@ pub(super) struct Member {
     pub(super) fence: bool,
     /// The queue has nothing more to say about it as a member.
     pub(super) reported: bool,
+    /// As a member it ended with anything but success.
+    pub(super) failed: bool,
+}
+
+/// What is known of the members before a member, and of those before its fence.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Gate {
+    /// There is a fence.
+    behind_fence: bool,
+    /// Some before the fence are not over.
+    shut: bool,
+    /// Some before the fence failed.
+    failed: bool,
+    any_pending: bool,
+    any_failed: bool,
+}
+
+impl Gate {
+    /// The next member comes.
+    pub(super) fn arrive(&mut self, member: &Member) {
+        if member.fence {
+            (self.behind_fence, self.shut, self.failed) = (true, self.any_pending, self.any_failed);
+        }
+    }
+
+    /// It was looked at.
+    pub(super) fn pass(&mut self, member: &Member) {
+        self.any_pending |= !member.reported;
+        self.any_failed |= member.reported && member.failed;
+    }
+
+    /// Whether this record of the member at hand says that it was run, which it should not have been.
+    pub(super) fn is_contradicted_by(&self, record: &RecordView) -> bool {
+        self.failed && matches!(record.outcome(), Outcome::Success | Outcome::PageFault { .. })
+    }
 }
 
 /// How a batch ended.
@@ -91,7 +130,7 @@ impl Batch {
 impl Queue {
     /// Looks at a batch; whether nothing of it is left.
     pub(super) fn look_batch(&mut self, index: u16, done: &mut Vec<Completion>) -> bool {
-        let record = self.pool.load(Line::Batch(index));
+        let record = self.link.pool.load(Line::Batch(index));
         let Some(batch) = self.batches.get_mut(usize::from(index)) else { return true };
         let mut members = batch.take_members();
         let mut unreported = batch.unreported;
@@ -101,26 +140,22 @@ impl Queue {
             // The entry is free, whatever its members do.
             self.credits += usize::from(end.is_some());
         }
-        let (mut all_before, mut behind_fence) = (true, false);
+        let mut gate = Gate::default();
         for (at, member) in members.iter_mut().enumerate() {
-            behind_fence |= member.fence;
-            if member.reported {
-                continue;
-            }
+            gate.arrive(member);
             // Whoever waits for a fenced member takes all before it to be over.
-            let waits = (member.fence && !all_before) || (end.is_none() && unreported == 1);
-            if !waits && self.look_member(member.slot, at, behind_fence, end, done) {
-                member.reported = true;
+            let waits = member.reported || gate.shut || (end.is_none() && unreported == 1);
+            if !waits && let Some(failed) = self.look_member(member.slot, at, &gate, end, done) {
+                (member.reported, member.failed) = (true, failed);
                 unreported -= 1;
-            } else {
-                all_before = false;
             }
+            gate.pass(member);
         }
         let over = end.is_some() && unreported == 0;
         if let Some(batch) = self.batches.get_mut(usize::from(index)) {
             if over {
                 batch.give_back(members);
-                self.free_batches.push(index);
+                self.free_batches.push_back(index);
             } else {
                 *batch = Batch { members, unreported, end };
             }
@@ -128,43 +163,47 @@ impl Queue {
         over
     }
 
-    /// Looks at a member; whether the batch is done with it.
+    /// Looks at a member; whether it failed, if the batch is done with it.
     fn look_member(
         &mut self,
         slot: u16,
         at: usize,
-        behind_fence: bool,
+        gate: &Gate,
         end: Option<End>,
         done: &mut Vec<Completion>,
-    ) -> bool {
-        let record = self.pool.load(Line::Slot(slot));
+    ) -> Option<bool> {
+        let record = self.link.pool.load(Line::Slot(slot));
         if record.outcome() == Outcome::Pending {
-            let skipped = end.is_some_and(|end| end.skipped(at, behind_fence));
+            let skipped = end.is_some_and(|end| end.skipped(at, gate.behind_fence));
             if skipped {
-                let fault = if behind_fence { Fault::Abandoned } else { Fault::Declined };
+                let fault = if gate.behind_fence { Fault::Abandoned } else { Fault::Declined };
                 self.report(slot, Err(fault), done);
             }
-            return skipped;
+            return skipped.then_some(true);
+        }
+        if gate.is_contradicted_by(&record) {
+            self.report(slot, Err(Fault::Abandoned), done);
+            return Some(true);
         }
         // What is to be resumed needs a credit of its own, and an end of those that wait for it.
         if end.is_none() && matches!(record.outcome(), Outcome::PageFault { .. }) {
-            return false;
+            return None;
         }
         let result = match self.conclude(slot, &record) {
-            Conclusion::Pending => return false,
+            Conclusion::Pending => return None,
             Conclusion::Over(result) => result,
             Conclusion::Resume(_) if self.credits == 0 => Err(Fault::Declined),
             Conclusion::Resume(rest) => match self.resubmit(slot, &rest) {
                 Ok(()) => {
                     self.credits -= 1;
                     self.active.push(Entry::Alone(slot));
-                    return true;
+                    return Some(true);
                 }
                 Err(fault) => Err(fault),
             },
         };
         self.report(slot, result, done);
-        true
+        Some(result.is_err())
     }
 
     /// What the record of a batch of `count` members says; `None` if that makes no sense or the device has

@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use async_tx::{Caps, Fault, OpKind, Region, Verdict};
 
 use super::Queue;
-use super::slot::Work;
+use super::slot::{OPERATIONS, Work};
 use crate::record::{Class, Outcome, RecordView};
 use crate::wire::{Descriptor, flag, status};
 
 /// Bytes of a page, as the device counts faults.
 const PAGE: usize = 4096;
+/// After so many operations of a kind that ended declined, with none between that succeeded, the queue gets no
+/// more of them: to try is a waste then.
+const DECLINED_MOST: u8 = 64;
 
 /// What follows from a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,13 +33,46 @@ impl Queue {
         let Some(work) = self.slots.get(usize::from(slot)).and_then(|slot| slot.work) else {
             return Conclusion::Over(Err(Fault::Aborted));
         };
+        match self.judge(slot, &work, record) {
+            // A queue that closes resumes nothing, which says nothing about it.
+            Conclusion::Over(result) if !self.closing => {
+                Conclusion::Over(self.tally(work.kind, result, record))
+            }
+            conclusion => conclusion,
+        }
+    }
+
+    /// Counts operations that were declined in a row, and takes a kind off the queue if there are too many.
+    /// Only what the device itself said is counted, not what had no room to be resumed.
+    fn tally(
+        &mut self,
+        kind: OpKind,
+        result: Result<Verdict, Fault>,
+        record: &RecordView,
+    ) -> Result<Verdict, Fault> {
+        let place = OPERATIONS.iter().position(|(of, _)| *of == kind);
+        let Some(declined) = place.and_then(|place| self.declined.get_mut(place)) else { return result };
+        match result {
+            Ok(_) => *declined = 0,
+            Err(Fault::Declined) => *declined = declined.saturating_add(1),
+            Err(_) => {}
+        }
+        if result.is_ok() || *declined < DECLINED_MOST || self.refused.has(kind) {
+            return result;
+        }
+        self.refuse_kind(kind, record.status());
+        if self.caps() == Caps::NONE { Err(Fault::Device(record.status())) } else { result }
+    }
+
+    /// What a record says about an operation.
+    fn judge(&mut self, slot: u16, work: &Work, record: &RecordView) -> Conclusion {
         let contradiction = Err(Fault::Device(record.status()));
         Conclusion::Over(match record.outcome() {
             Outcome::Pending => return Conclusion::Pending,
-            Outcome::Success => success(&work, record).ok_or(Fault::Device(record.status())),
+            Outcome::Success => success(work, record).ok_or(Fault::Device(record.status())),
             Outcome::PageFault { write, addr, .. } => {
                 self.counters.page_faults.add(1);
-                return match self.rest(slot, &work, record, write, addr) {
+                return match self.rest(slot, work, record, write, addr) {
                     Some(rest) => Conclusion::Resume(rest),
                     None => Conclusion::Over(Err(Fault::Declined)),
                 };
@@ -48,7 +84,7 @@ impl Queue {
             Outcome::Failed { code, class } => match class {
                 Class::Cpu => Err(Fault::Declined),
                 Class::Config | Class::Programming | Class::Split => {
-                    self.refuse(work.kind, code, record);
+                    self.refuse(slot, work.kind, code, record);
                     // A queue that does nothing any more is to be looked after.
                     if self.caps() == Caps::NONE { contradiction } else { Err(Fault::Declined) }
                 }
@@ -76,13 +112,21 @@ impl Queue {
 
     /// Takes what the device says it does not do off the queue: its use of the cache if that was all it
     /// minded, else this kind of operation.
-    fn refuse(&mut self, kind: OpKind, code: u8, record: &RecordView) {
+    fn refuse(&mut self, slot: u16, kind: OpKind, code: u8, record: &RecordView) {
         let minded = record.invalid_flags().unwrap_or(0);
-        if code == status::BAD_FLAGS && self.cache_control && minded & flag::CACHE_CONTROL != 0 {
-            tracing::warn!("a DSA queue does not take cache control; going on without");
-            self.cache_control = false;
+        // Several may be in hand when the first is refused, so what counts is what this one had.
+        let had = self.slots.get(usize::from(slot)).map_or(0, |slot| slot.descriptor.flags());
+        if code == status::BAD_FLAGS && had & minded & flag::CACHE_CONTROL != 0 {
+            if std::mem::take(&mut self.cache_control) {
+                tracing::warn!("a DSA queue does not take cache control; going on without");
+            }
             return;
         }
+        self.refuse_kind(kind, code);
+    }
+
+    /// The queue gets no more of this kind.
+    fn refuse_kind(&mut self, kind: OpKind, code: u8) {
         if !self.refused.has(kind) {
             let kind = kind.word();
             tracing::warn!("a DSA queue refused {kind} with status {code:#04x}; it gets no more of these");

@@ -48,9 +48,9 @@ impl Queue {
                 ProbeState::NoopSent => self.look_probe(ProbeState::Copy),
                 ProbeState::Copy if !self.setup.operations.contains(Opcode::Memmove) => ProbeState::Passed,
                 ProbeState::Copy => {
-                    self.pool.write_probe(0, &pattern());
-                    self.pool.write_probe(1, &[0; PROBE_BYTES]);
-                    let (from, to) = (self.pool.probe_address(0), self.pool.probe_address(1));
+                    self.link.pool.write_probe(0, &pattern());
+                    self.link.pool.write_probe(1, &[0; PROBE_BYTES]);
+                    let (from, to) = (self.link.pool.probe_address(0), self.link.pool.probe_address(1));
                     let copy = Descriptor::memmove(from, to, self.probe_len() as u64).ok();
                     self.send_probe(copy, ProbeState::CopySent)
                 }
@@ -71,17 +71,17 @@ impl Queue {
 
     /// Whether just the bytes of the copy are there.
     fn is_copied(&self) -> bool {
-        let (is, len) = (self.pool.read_probe(1), self.probe_len());
+        let (is, len) = (self.link.pool.read_probe(1), self.probe_len());
         is.iter().zip(pattern()).enumerate().all(|(i, (is, copied))| *is == if i < len { copied } else { 0 })
     }
 
     fn send_probe(&mut self, descriptor: Option<Descriptor>, next: ProbeState) -> ProbeState {
-        let address = self.pool.address(Line::Probe);
+        let address = self.link.pool.address(Line::Probe);
         let Some(descriptor) = descriptor.and_then(|d| d.with_record(address).ok()) else {
             return ProbeState::Failed(0);
         };
-        self.pool.arm(Line::Probe);
-        match self.portal.submit(std::slice::from_ref(&descriptor)) {
+        self.link.pool.arm(Line::Probe);
+        match self.link.portal.submit(std::slice::from_ref(&descriptor)) {
             Ok(0) | Err(PortalError::Retry) => self.probe,
             Ok(_) => next,
             Err(_) => ProbeState::Failed(0),
@@ -89,7 +89,7 @@ impl Queue {
     }
 
     fn look_probe(&self, next: ProbeState) -> ProbeState {
-        let record = self.pool.load(Line::Probe);
+        let record = self.link.pool.load(Line::Probe);
         match record.outcome() {
             Outcome::Pending => self.probe,
             Outcome::Success => next,

@@ -67,10 +67,10 @@ impl Queue {
 
     /// Prepares a batch of the first of `ops`; says of how many, none if fewer than two fit.
     fn stage_batch(&mut self, ops: &[ReadyOp<'_>], first: bool) -> usize {
-        let Some(index) = self.free_batches.pop() else { return 0 };
+        let Some(index) = self.free_batches.pop_front() else { return 0 };
         let Some(batch) = self.batches.get_mut(usize::from(index)) else { return 0 };
         let mut members = batch.take_members();
-        for op in ops.iter().take(self.pool.size().list) {
+        for op in ops.iter().take(self.link.pool.size().list) {
             let fence = op.fence && !members.is_empty();
             if fence && !first {
                 break;
@@ -85,12 +85,12 @@ impl Queue {
                     }
                 }
             }
-            self.pool.write_list(index, members.len(), &descriptor);
-            members.push(super::batch::Member { slot, fence, reported: false });
+            self.link.pool.write_list(index, members.len(), &descriptor);
+            members.push(super::batch::Member { slot, fence, reported: false, failed: false });
         }
         let built = match u32::try_from(members.len()) {
-            Ok(count) => Descriptor::batch(self.pool.list_address(index), count)
-                .and_then(|descriptor| descriptor.with_record(self.pool.address(Line::Batch(index)))),
+            Ok(count) => Descriptor::batch(self.link.pool.list_address(index), count)
+                .and_then(|descriptor| descriptor.with_record(self.link.pool.address(Line::Batch(index)))),
             Err(_) => return 0,
         };
         let count = members.len();
@@ -101,7 +101,7 @@ impl Queue {
             self.return_batch(index, members);
             return 0;
         };
-        self.pool.arm(Line::Batch(index));
+        self.link.pool.arm(Line::Batch(index));
         if let Some(batch) = self.batches.get_mut(usize::from(index)) {
             batch.begin(members);
         }
@@ -115,7 +115,7 @@ impl Queue {
         if let Some(batch) = self.batches.get_mut(usize::from(index)) {
             batch.give_back(members);
         }
-        self.free_batches.push(index);
+        self.free_batches.push_front(index);
     }
 
     /// Gives an operation a slot and builds its descriptor; `None` if there is no slot, or if the device
@@ -124,15 +124,15 @@ impl Queue {
         if !self.caps().has(op.op.kind()) || op.op.len() as u64 > self.setup.max_transfer {
             return None;
         }
-        let slot = *self.free.last()?;
+        let slot = *self.free.front()?;
         let (work, mut descriptor) = translate(op)?;
-        descriptor = descriptor.with_record(self.pool.address(Line::Slot(slot))).ok()?;
+        descriptor = descriptor.with_record(self.link.pool.address(Line::Slot(slot))).ok()?;
         if self.cache_control {
             descriptor = descriptor.with_cache_control();
         }
-        self.free.pop();
+        self.free.pop_front();
         *self.slots.get_mut(usize::from(slot))? = Slot { work: Some(work), descriptor, resumed: 0 };
-        self.pool.arm(Line::Slot(slot));
+        self.link.pool.arm(Line::Slot(slot));
         Some((slot, descriptor))
     }
 
@@ -140,7 +140,8 @@ impl Queue {
         if let Some(entry) = self.slots.get_mut(usize::from(slot)) {
             *entry = Slot::default();
         }
-        self.free.push(slot);
+        // No device was told of its line, so it need not rest.
+        self.free.push_front(slot);
     }
 
     /// Hands the prepared descriptors to the portal; says how many it accepted. A queue that is gone may
@@ -148,7 +149,7 @@ impl Queue {
     fn send(&mut self) -> usize {
         let mut sent = 0;
         while let Some(rest) = self.staging.get(sent..).filter(|rest| !rest.is_empty()) {
-            match self.portal.submit(rest) {
+            match self.link.portal.submit(rest) {
                 Ok(0) | Err(PortalError::Retry) => {
                     self.counters.full.add(1);
                     self.full_in_a_row += 1;
@@ -206,7 +207,6 @@ impl Queue {
                 }
             }
         }
-        // The free list is a stack: what was placed last goes back first only by chance, which is harmless.
         for item in left {
             if let Staged::Entry(entry) = item {
                 self.take_back(entry);
@@ -244,8 +244,8 @@ impl Queue {
 
     /// Submits the rest of an operation after a page fault, under the credit that it has.
     pub(super) fn resubmit(&mut self, slot: u16, rest: &Descriptor) -> Result<(), Fault> {
-        self.pool.arm(Line::Slot(slot));
-        match self.portal.submit(std::slice::from_ref(rest)) {
+        self.link.pool.arm(Line::Slot(slot));
+        match self.link.portal.submit(std::slice::from_ref(rest)) {
             Ok(0) | Err(PortalError::Retry) => Err(Fault::Declined),
             Ok(_) => {
                 self.counters.descriptors.add(1);

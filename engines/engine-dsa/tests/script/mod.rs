@@ -28,6 +28,8 @@ pub(crate) struct Script {
     pub(crate) asked: usize,
     /// Closed after so many questions.
     pub(crate) closed_after: Option<usize>,
+    /// Whether its queue has let go of it.
+    pub(crate) dropped: bool,
 }
 
 /// The test's end of the portal.
@@ -48,6 +50,10 @@ impl Handle {
         self.script().closed = true;
     }
 
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.script().dropped
+    }
+
     /// Descriptor `index` of all that were accepted.
     pub(crate) fn accepted(&self, index: usize) -> Descriptor {
         self.script().accepted[index]
@@ -59,6 +65,12 @@ impl Handle {
 }
 
 struct ScriptPortal(Handle);
+
+impl Drop for ScriptPortal {
+    fn drop(&mut self) {
+        self.0.script().dropped = true;
+    }
+}
 
 impl Portal for ScriptPortal {
     fn method(&self) -> &'static str {
