@@ -291,7 +291,15 @@ impl Offload {
                 }
             }
         }
-        let infos = queues.iter().map(|queue| self.info(queue)).collect();
+        let mut infos: Vec<_> = queues.iter().map(|queue| self.info(queue)).collect();
+        let missing =
+            self.config.queues.iter().filter(|name| queues.iter().all(|queue| queue.name != **name));
+        infos.extend(missing.map(|name| QueueInfo {
+            name: name.clone(),
+            standing: Standing::Unused(
+                "there is no such work queue, but the configuration names it".to_owned(),
+            ),
+        }));
         self.tell(infos);
         change
     }

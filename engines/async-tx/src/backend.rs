@@ -74,7 +74,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// No limit.
+    /// No limit, and a failed operation leaves its destinations as they were: for backends of which that
+    /// is true.
     pub const NONE: Limits =
         Limits { sources_max: SOURCES_MAX, len_min: 0, len_max: usize::MAX, align: 1, keeps_on_fault: true };
 }

@@ -80,7 +80,8 @@ impl fmt::Debug for Done {
 /// ```
 /// # use async_tx::{Done, Submit, Tx};
 /// # fn example(a: Tx, b: Tx, shared: &Tx) {
-/// let first: Submit = Submit::default();
+/// let first = Submit::default();
+/// let reported = Submit::then(Done::Tag(6));
 /// let after_two = Submit { after: [a, b], done: Done::Tag(7) };
 /// let also_after = Submit { after: [shared], done: Done::None };
 /// # }
@@ -93,6 +94,13 @@ pub struct Submit<I = [Tx; 0]> {
     pub after: I,
     /// What is to happen when it has ended.
     pub done: Done,
+}
+
+impl Submit {
+    /// Waits for nothing, and tells so when the chain has ended.
+    pub fn then(done: Done) -> Self {
+        Submit { after: [], done }
+    }
 }
 
 impl Default for Submit {

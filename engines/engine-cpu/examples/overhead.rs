@@ -170,12 +170,34 @@ fn measure(case: Case, count: usize, len: usize) -> Outcome<[f64; 3]> {
     Ok([median(kernel_times), median(run_costs), median(submit_costs)])
 }
 
+/// What to measure: one of the operations or all, and the bytes of a block.
+fn asked() -> Result<(Option<String>, usize), String> {
+    let mut args = std::env::args().skip(1);
+    let only = args.next();
+    let names = Case::ALL.map(|(name, _)| name).join("|");
+    let usage = format!("usage: overhead [{names}] [BYTES], the bytes of a block, at least 1");
+    if only.as_ref().is_some_and(|only| Case::ALL.iter().all(|(name, _)| name != only)) {
+        return Err(usage);
+    }
+    let len = args.next().map_or(Ok(4096), |len| len.parse()).ok().filter(|len| (1..=1 << 26).contains(len));
+    Ok((only, len.filter(|_| args.next().is_none()).ok_or(usage)?))
+}
+
 fn main() -> Outcome<()> {
-    let len = std::env::args().nth(2).map_or(Ok(4096), |len| len.parse())?;
-    println!("blocks of {len} bytes; nanoseconds an operation");
+    let (only, len) = match asked() {
+        Ok(asked) => asked,
+        Err(usage) => {
+            eprintln!("{usage}");
+            std::process::exit(2);
+        }
+    };
+    println!(
+        "blocks of {len} bytes; nanoseconds an operation: of the kernel alone, and what is added to that when a"
+    );
+    println!(
+        "chain of so many is built and run (`Engine::run`), or submitted and its end taken (`submit`, `poll`)"
+    );
     println!("{:<10} {:>5} {:>10} {:>10} {:>10}", "operation", "chain", "kernel", "run +", "submit +");
-    // The first argument names the only operation to measure, the second gives the bytes of a block.
-    let only = std::env::args().nth(1);
     for (name, case) in Case::ALL.into_iter().filter(|(name, _)| only.as_ref().is_none_or(|o| o == name)) {
         for count in [1, 4, 16, 64] {
             let [kernel, run, submit] = measure(case, count, len)?;
