@@ -11,7 +11,6 @@
 //! has it for one, gets another chance at each look.
 
 mod node;
-mod parting;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,8 +24,6 @@ use async_tx::{
 use engine_cpu::CpuBackend;
 use engine_dsa::backend::{DsaBackend, Options};
 use engine_dsa::discover::{Mode, Paths, Queue, scan};
-
-use self::parting::Parting;
 
 /// The kinds of operation of the stripe path that a device may do. Parity is not among them: no DSA can.
 const WANTED: [OpKind; 2] = [OpKind::Copy, OpKind::Fill];
@@ -286,7 +283,6 @@ impl Offload {
                 if let Ok(backend) = lease.open() {
                     let thresholds = self.opening(&queue).map_or(Thresholds::NEVER, |o| o.thresholds);
                     self.held.push((id, queue));
-                    let backend: Box<dyn Backend> = Box::new(Parting::new(backend));
                     change.add.push(NewBackend { backend, thresholds, near });
                 }
             }
