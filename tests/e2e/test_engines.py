@@ -61,20 +61,23 @@ test_fio_verifies_over_a_work_queue.each = [("shared:128:120", 6, 5), ("dedicate
 
 
 def test_fio_verifies_over_queues_that_lie(t):
-    """Everything that plans of faults have: lost and late completions, wrong statuses, flipped bits, resets."""
+    """Everything that plans of faults have, lost and late completions, error statuses, resets; and wrong results."""
     need("fio")
-    trouble, good = {}, {}
-    for seed in range(SEED, SEED + 6):
+    trouble, good, caught = {}, {}, 0
+    for seed in range(SEED, SEED + 8):
         part = t.part(f"seed{seed}")
-        model = Model(part, "--faults", str(seed)).start()
+        model = Model(part, "--faults", f"corrupt:{seed}" if seed % 2 else str(seed)).start()
         array = offloaded(part, model, cross_check=1, timeout_ms=30, retry_ms=10)
         fio_verify(part, array.uri, "randwrite", SPAN)
         said = array.engines()
         # Some plans leave nothing of a queue, from the first operation on.
         good[seed] = min(said.on_queue("copy"), said.total("cross_checks"))
         trouble[seed] = sum(said.total(counter) for counter in ("failed", "declined", "mismatches", "timeouts"))
+        caught += said.total("mismatches")
         end_well(part, array)
         model.kill()
+    t.check(caught > 0, "no wrong result was caught")
+    t.say(f"{caught} wrong results caught")
     t.say(f"operations in trouble by seed: {trouble}; done well and compared: {good}")
     t.check(sum(count > 0 for count in good.values()) >= 3, f"hardly a queue did anything: {good}")
     t.check(sum(count > 0 for count in trouble.values()) >= 3, f"hardly a plan of faults did anything: {trouble}")

@@ -21,6 +21,9 @@ use revive::Stage;
 /// The bits of an address in which the two destinations of a dualcast must agree.
 const DUALCAST_BITS: usize = 0xfff;
 
+/// With so many queues of this process that do not close, no further one is opened.
+const LINGERING_MAX: usize = 8;
+
 /// How a backend uses its queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -68,6 +71,11 @@ pub struct DsaBackend {
 impl DsaBackend {
     /// Opens a queue with `opener`, without probing it. Errors: those of the opener, or no memory.
     pub fn open(name: &str, opener: Opener, options: Options) -> Result<DsaBackend, OpenError> {
+        // Who looks for queues again and again would otherwise pile up those that hang.
+        let count = crate::queue::lingering();
+        if count >= LINGERING_MAX {
+            return Err(OpenError::Lingering { count });
+        }
         let counters = Arc::new(Counters::default());
         let queue = new_queue(opener()?, options, &counters)?;
         let (name, waiter) = (name.to_owned(), Waiter::detect());

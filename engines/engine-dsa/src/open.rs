@@ -32,6 +32,14 @@ pub enum OpenError {
         /// The error number.
         errno: i32,
     },
+    /// Queues that were given up are not closed by their devices, and hold nodes, threads and memory.
+    #[error(
+        "{count} queues that were given up have not been closed by their devices; none is opened until some are"
+    )]
+    Lingering {
+        /// How many there are.
+        count: usize,
+    },
     /// It was opened, but what it is given does not complete.
     #[error("a NOOP and a small copy did not complete within {patience:?}; the kernel log may say why")]
     Silent {

@@ -46,6 +46,7 @@ use crate::wire::{Descriptor, Opcode};
 use batch::Batch;
 pub use counters::Counters;
 use link::Link;
+pub(crate) use link::lingering;
 pub use probe::ProbeState;
 use slot::Slot;
 use submit::Staged;

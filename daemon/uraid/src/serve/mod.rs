@@ -308,7 +308,7 @@ enum Unclean {
     Exit(ShardExit),
     /// It did not say anything in time.
     #[error(
-        "a member did not finish its operations within {} seconds; requests that were not answered are lost, \
+        "a member or a device did not finish its operations within {} seconds; requests that were not answered are lost, \
          the array is not marked clean, and it will be resynced when it is served again", STOP_DEADLINE.as_secs()
     )]
     Late,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use dsa_model::device::{DeviceConfig, Mode, State};
-use dsa_model::faults::FaultPlan;
+use dsa_model::faults::{Fault, FaultPlan, When};
 use dsa_model::model::{DeviceThread, Model};
 use dsa_model::personality::Personality;
 use dsa_model::server::Listener;
@@ -60,8 +60,9 @@ struct Arguments {
     /// The administrator's name for the queues.
     #[arg(long, default_value = "uraid-model")]
     name: String,
-    /// Seed of what goes wrong, or off.
-    #[arg(long, value_name = "SEED|off", default_value = "off")]
+    /// Seed of what goes wrong, or off. With `corrupt:` before the seed one result in fifty is wrong, too,
+    /// without anything showing it.
+    #[arg(long, value_name = "[corrupt:]SEED|off", default_value = "off")]
     faults: Faults,
     /// Make everything random in completion records that means nothing; --faults does so, too.
     #[arg(long)]
@@ -120,19 +121,25 @@ impl FromStr for Version {
     }
 }
 
+/// One in fifty, in 65536ths.
+const CORRUPT: u32 = 65536 / 50;
+
 #[derive(Clone, Copy, Debug)]
-struct Faults(Option<u64>);
+struct Faults {
+    seed: Option<u64>,
+    corrupt: bool,
+}
 
 impl FromStr for Faults {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "off" => Ok(Faults(None)),
-            seed => {
-                seed.parse().map(|seed| Faults(Some(seed))).map_err(|error| format!("{error}; or write off"))
-            }
+        if text == "off" {
+            return Ok(Faults { seed: None, corrupt: false });
         }
+        let (corrupt, seed) = text.strip_prefix("corrupt:").map_or((false, text), |seed| (true, seed));
+        let seed = seed.parse().map_err(|error| format!("{error}; or write off"))?;
+        Ok(Faults { seed: Some(seed), corrupt })
     }
 }
 
@@ -146,8 +153,11 @@ impl Arguments {
         personality.block_on_fault = self.block_on_fault;
         personality.max_transfer = self.max_transfer;
         personality.max_batch = self.max_batch;
-        let faults = match self.faults.0 {
-            Some(seed) => FaultPlan::random(seed.wrapping_add(index as u64)),
+        let faults = match self.faults.seed.map(|seed| seed.wrapping_add(index as u64)) {
+            Some(seed) if self.faults.corrupt => {
+                FaultPlan::random(seed).with(When::chance(CORRUPT), Fault::Corrupt)
+            }
+            Some(seed) => FaultPlan::random(seed),
             None => FaultPlan::none(),
         };
         DeviceConfig {
@@ -155,7 +165,7 @@ impl Arguments {
             mode: spec.mode,
             size: spec.size,
             threshold: spec.threshold,
-            poison: self.poison || self.faults.0.is_some(),
+            poison: self.poison || self.faults.seed.is_some(),
             faults,
         }
     }

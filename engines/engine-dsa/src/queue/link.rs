@@ -7,6 +7,7 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,15 @@ const YIELDS: u32 = 1000;
 const SLEEP: Duration = Duration::from_millis(1);
 /// How long the thread sleeps at a time, at most.
 const LONG_SLEEP: Duration = Duration::from_millis(50);
+
+/// Links of this process that were let go and are not closed. Each holds a node, locked memory and maybe a
+/// thread, which are the process's, hence one count for all.
+static LINGERING: AtomicUsize = AtomicUsize::new(0);
+
+/// How many queues that were let go are not closed yet, or never will be.
+pub(crate) fn lingering() -> usize {
+    LINGERING.load(Ordering::Relaxed)
+}
 
 /// A queue's portal and pool. The fields are dropped in this order: what keeps the pool known to the device,
 /// if that had to be told, before the pool.
@@ -41,7 +51,11 @@ impl Link {
     fn let_go_by(self, spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>) {
         // If no thread takes it, dropping the closure does not drop the link.
         let link = ManuallyDrop::new(self);
-        let spawned = spawn(Box::new(move || ManuallyDrop::into_inner(link).wait()));
+        LINGERING.fetch_add(1, Ordering::Relaxed);
+        let spawned = spawn(Box::new(move || {
+            ManuallyDrop::into_inner(link).wait();
+            LINGERING.fetch_sub(1, Ordering::Relaxed);
+        }));
         if let Err(error) = spawned {
             tracing::error!(%error, "no thread to wait for the end of a DSA queue with; its memory is lost");
         }
