@@ -11,10 +11,10 @@
 //! Promises: no input makes this crate panic, allocate what was only announced, or lose its place in the
 //! stream while it says that the session goes on; text that reaches the peer is sanitised. Left to the
 //! transport: deadlines, the number of connections and of requests in flight, the memory for payloads (at
-//! most [`wire::limit::PAYLOAD`] a request), TLS.
+//! most [`wire::limit::PAYLOAD`] a request), and TLS itself: `STARTTLS` is [`Outcome::StartTls`].
 //!
 //! Served: fixed newstyle with every option of the baseline, structured replies, `base:allocation`. Not
-//! served: oldstyle, TLS, 64-bit headers (extension draft), resize (extension draft).
+//! served: oldstyle, 64-bit headers (extension draft), resize (extension draft).
 //!
 //! ```
 //! use nbd_rs::{BlockSizes, ExportInfo, Features, Outcome, ServerConfig, ServerHandshake};
@@ -34,6 +34,7 @@
 //!     match fed.outcome {
 //!         None => {}
 //!         Some(Outcome::Transmission(negotiated)) => break negotiated,
+//!         Some(Outcome::StartTls) => unreachable!("the policy offers no TLS"),
 //!         Some(Outcome::Close(why)) => panic!("closed: {why:?}"),
 //!     }
 //! };
@@ -59,6 +60,6 @@ pub use codec::Frame;
 pub use error::{ApiMisuse, ClientMisbehaved, Errno, ServerMisbehaved};
 pub use export::{BlockSizes, ExportInfo, Features};
 pub use request::{Answer, Command, Request, RequestHeader, Verdict, validate};
-pub use server::{Close, Fed, Outcome, ServerConfig, ServerHandshake};
+pub use server::{Close, Fed, Outcome, ServerConfig, ServerHandshake, TlsPolicy};
 pub use session::{Context, Contexts, Negotiated, Session};
 pub use text::sanitise;

@@ -9,6 +9,9 @@
 //!   Finished(Close)     Finished(Close): bad magic, too long, too many
 //! ```
 //!
+//! `STARTTLS`, where it is offered, leads out of `OptionData` to `StartTls`, which takes no input, and
+//! [`ServerHandshake::tls_started`] back to `OptionHeader`.
+//!
 //! Promises: the outcome depends on the bytes and not on how they were cut; an option is parsed only when
 //! all its data is there, from a slice of exactly that data, so a malformed one cannot lose the place in
 //! the stream; memory grows with bytes that arrived, never with a length that was announced, and stays
@@ -24,24 +27,46 @@ use crate::wire::{
 };
 use std::sync::Arc;
 
+/// What becomes of a client that asks for TLS, and of one that does not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TlsPolicy {
+    /// The transport has no TLS: `STARTTLS` is unsupported.
+    #[default]
+    Unsupported,
+    /// The transport has TLS and the operator did not set it up: `STARTTLS` is refused by policy.
+    Refused,
+    /// Clients choose.
+    Offered,
+    /// Nothing but `STARTTLS` and `ABORT` is served before TLS.
+    Required,
+}
+
 /// What the operator decides about the handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ServerConfig {
     /// Clients may ask for the names of all exports; otherwise they must know one.
     pub list: bool,
+    /// Whether the connection can, or must, be secured.
+    pub tls: TlsPolicy,
 }
 
 impl Default for ServerConfig {
+    /// Exports are listed and there is no TLS.
     fn default() -> Self {
-        ServerConfig { list: true }
+        ServerConfig { list: true, tls: TlsPolicy::Unsupported }
     }
 }
 
-/// How a handshake ended.
+/// How a handshake ended, or what it needs to go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// Both sides are in transmission. Input that was not consumed is the first requests.
     Transmission(Negotiated),
+    /// The client starts TLS. Send the pending output, which is the last in the clear; throw away all input
+    /// that was not consumed, and whatever else is received before the TLS handshake, because anybody may
+    /// have put it there; carry out the TLS handshake; then call [`ServerHandshake::tls_started`] and go on
+    /// with the bytes that come out of TLS. Never comes unless [`TlsPolicy`] offers or requires it.
+    StartTls,
     /// The connection is to be closed, once the pending output was sent.
     Close(Close),
 }
@@ -53,6 +78,8 @@ pub enum Close {
     Aborted,
     /// `EXPORT_NAME` named an export that does not exist; the protocol has no way to say so.
     UnknownExport,
+    /// `EXPORT_NAME` in the clear where TLS is required; the protocol has no way to say so.
+    TlsRequired,
     /// The client broke the protocol or a limit.
     Misbehaved(ClientMisbehaved),
 }
@@ -64,7 +91,7 @@ pub struct Fed {
     /// Bytes of the input that were taken. The others are to be offered again, or belong to the
     /// transmission.
     pub consumed: usize,
-    /// Set once the handshake is over. The pending output still has to be sent.
+    /// Set once the handshake is over or waits for TLS. The pending output still has to be sent.
     pub outcome: Option<Outcome>,
 }
 
@@ -74,6 +101,8 @@ pub struct ServerHandshake {
     exports: Arc<[ExportInfo]>,
     config: ServerConfig,
     agreed: Agreement,
+    /// TLS was started.
+    secure: bool,
     options: u32,
     output: Output,
     state: State,
@@ -84,6 +113,7 @@ enum State {
     ClientFlags(Partial<CLIENT_FLAGS_LEN>),
     OptionHeader(Partial<OPTION_HEADER_LEN>),
     OptionData(OptionData),
+    StartTls,
     Finished(Outcome),
 }
 
@@ -108,6 +138,7 @@ impl ServerHandshake {
             exports,
             config,
             agreed: Agreement::default(),
+            secure: false,
             options: 0,
             output,
             state: State::ClientFlags(Partial::new()),
@@ -131,9 +162,26 @@ impl ServerHandshake {
         while self.output.pending().is_empty() && self.step(&mut rest) {}
         let outcome = match self.state {
             State::Finished(outcome) => Some(outcome),
+            State::StartTls => Some(Outcome::StartTls),
             _ => None,
         };
         Fed { consumed: input.len() - rest.len(), outcome }
+    }
+
+    /// The connection is secured from here on. All that was agreed in the clear is forgotten, but for the
+    /// flags that the client sent and the number of its options. Does nothing unless
+    /// [`Outcome::StartTls`] came last.
+    pub fn tls_started(&mut self) {
+        if matches!(self.state, State::StartTls) {
+            self.agreed = self.agreed.without_options();
+            self.secure = true;
+            self.state = State::OptionHeader(Partial::new());
+        }
+    }
+
+    /// Whether the handshake goes on inside TLS.
+    pub fn is_secure(&self) -> bool {
+        self.secure
     }
 
     /// One message, if it is complete; whether there was one.
@@ -148,7 +196,7 @@ impl ServerHandshake {
                 }
                 false => None,
             },
-            State::Finished(_) => None,
+            State::StartTls | State::Finished(_) => None,
         };
         match next {
             Some(state) => {
@@ -192,6 +240,20 @@ impl ServerHandshake {
     }
 
     fn option_data(&mut self, option: u32, len: u32, data: &[u8]) -> State {
+        if self.config.tls == TlsPolicy::Required && !self.secure {
+            match option {
+                opt::STARTTLS | opt::ABORT => {}
+                opt::EXPORT_NAME => return State::Finished(Outcome::Close(Close::TlsRequired)),
+                _ => {
+                    option::refuse_in_the_clear(option, &mut self.output);
+                    return State::OptionHeader(Partial::new());
+                }
+            }
+        }
+        if option == opt::STARTTLS {
+            let starts = option::start_tls(len, self.config.tls, self.secure, &mut self.output);
+            return if starts { State::StartTls } else { State::OptionHeader(Partial::new()) };
+        }
         if option == opt::LIST && !self.config.list {
             option::refuse_list(len, &mut self.output);
             return State::OptionHeader(Partial::new());
@@ -228,7 +290,7 @@ impl Outcome {
     pub fn negotiated(&self) -> Option<&Negotiated> {
         match self {
             Outcome::Transmission(negotiated) => Some(negotiated),
-            Outcome::Close(_) => None,
+            Outcome::StartTls | Outcome::Close(_) => None,
         }
     }
 }

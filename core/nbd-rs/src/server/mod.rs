@@ -4,4 +4,4 @@
 mod handshake;
 mod option;
 
-pub use handshake::{Close, Fed, Outcome, ServerConfig, ServerHandshake};
+pub use handshake::{Close, Fed, Outcome, ServerConfig, ServerHandshake, TlsPolicy};

@@ -1,7 +1,7 @@
 //! What each option means: its data is parsed from a slice that holds exactly that data, and its replies
 //! go to the output.
 
-use super::handshake::Close;
+use super::handshake::{Close, TlsPolicy};
 use crate::codec::{Output, Reader};
 use crate::error::ClientMisbehaved;
 use crate::export::ExportInfo;
@@ -22,6 +22,11 @@ pub(super) struct Agreement {
 }
 
 impl Agreement {
+    /// What is left of it when TLS starts: what the client said before any option.
+    pub(super) fn without_options(&self) -> Agreement {
+        Agreement { no_zeroes: self.no_zeroes, ..Agreement::default() }
+    }
+
     /// The agreement for the chosen export. Contexts that were selected for another one are void.
     pub(super) fn negotiated(&self, export: usize) -> Negotiated {
         let contexts = match self.selection {
@@ -75,7 +80,31 @@ pub(super) fn refuse_list(len: u32, output: &mut Output) {
     reply_error(output, opt::LIST, &refusal);
 }
 
-/// Carries out one option. `len` is the length of its data; `data` is that data if [`needs_data`].
+/// Answers any option but `STARTTLS` and `ABORT` where TLS is required and not there yet.
+pub(super) fn refuse_in_the_clear(option: u32, output: &mut Output) {
+    let refusal = Refusal::new(rep::ERR_TLS_REQD, "this server serves nothing without TLS; start TLS first");
+    reply_error(output, option, &refusal);
+}
+
+/// Answers `STARTTLS`; whether TLS is to start, the answer being the last bytes in the clear.
+pub(super) fn start_tls(len: u32, policy: TlsPolicy, secure: bool, output: &mut Output) -> bool {
+    let result = match policy {
+        TlsPolicy::Unsupported => Err(Refusal::new(rep::ERR_UNSUP, "this server has no TLS")),
+        TlsPolicy::Refused => no_data(len)
+            .and(Err(Refusal::new(rep::ERR_POLICY, "TLS is not configured on this server; connect without"))),
+        TlsPolicy::Offered | TlsPolicy::Required if secure => {
+            Err(Refusal::new(rep::ERR_INVALID, "TLS was started already"))
+        }
+        TlsPolicy::Offered | TlsPolicy::Required => no_data(len),
+    };
+    match &result {
+        Ok(()) => reply(output, opt::STARTTLS, rep::ACK, &[]),
+        Err(refusal) => reply_error(output, opt::STARTTLS, refusal),
+    }
+    result.is_ok()
+}
+
+/// Carries out one option other than `STARTTLS`. `len` is the length of its data; `data` is that data if [`needs_data`].
 pub(super) fn handle(
     option: u32,
     len: u32,
@@ -101,7 +130,6 @@ pub(super) fn handle(
         }),
         opt::LIST_META_CONTEXT => list_contexts(data, exports, agreed, output),
         opt::SET_META_CONTEXT => select_contexts(data, exports, agreed, output),
-        opt::STARTTLS => Err(Refusal::new(rep::ERR_UNSUP, "this server has no TLS")),
         _ => Err(Refusal::new(rep::ERR_UNSUP, "this server does not know the option")),
     };
     if let Err(refusal) = result {

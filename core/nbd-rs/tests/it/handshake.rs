@@ -160,7 +160,7 @@ fn list_names_every_export() {
 #[test]
 fn list_can_be_forbidden() {
     let input = hello(3, &[option(opt::LIST, b""), option(opt::LIST, b"x"), go("main")]);
-    let ran = run_server(exports(), ServerConfig { list: false }, &input, &[]);
+    let ran = run_server(exports(), ServerConfig { list: false, ..ServerConfig::default() }, &input, &[]);
     let replies = option_replies(&ran.sent);
     assert_eq!((replies[0].kind, replies[1].kind), (rep::ERR_POLICY, rep::ERR_INVALID));
     assert!(matches!(ran.outcome, Some(Outcome::Transmission(_))));

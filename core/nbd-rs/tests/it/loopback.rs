@@ -39,6 +39,7 @@ fn shake_hands(rng: &mut Rng, wanted: Wanted) -> (Negotiated, Remote) {
         match fed.outcome {
             Some(Outcome::Transmission(agreed)) => negotiated = Some(agreed),
             Some(Outcome::Close(why)) => panic!("the server closed: {why:?}"),
+            Some(Outcome::StartTls) => panic!("no TLS was offered"),
             None => {}
         }
         if let (Some(negotiated), Some(remote)) = (negotiated, &remote) {

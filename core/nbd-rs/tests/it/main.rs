@@ -9,4 +9,6 @@ mod hostile;
 #[cfg(test)]
 mod loopback;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod transmission;

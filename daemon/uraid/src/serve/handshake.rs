@@ -31,6 +31,9 @@ pub(super) enum NoAgreement {
     /// The client asked for an export that there is not, in the one way that has no answer.
     #[error("it asked for an export that does not exist")]
     UnknownExport,
+    /// The client and the server do not agree about TLS.
+    #[error("it did not start TLS, or started it where there is none")]
+    NoTls,
     /// The client does not speak the protocol.
     #[error("it broke the protocol: {0}")]
     Misbehaved(nbd_rs::ClientMisbehaved),
@@ -55,7 +58,10 @@ pub(super) async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(
             send(stream, &mut handshake).await?;
             return match outcome {
                 Outcome::Transmission(negotiated) => Ok(Agreed { negotiated, leftover: input }),
+                // Nobody can start what the default policy does not offer.
+                Outcome::StartTls => Err(NoAgreement::NoTls),
                 Outcome::Close(Close::Aborted) => Err(NoAgreement::Left),
+                Outcome::Close(Close::TlsRequired) => Err(NoAgreement::NoTls),
                 Outcome::Close(Close::UnknownExport) => Err(NoAgreement::UnknownExport),
                 Outcome::Close(Close::Misbehaved(what)) => Err(NoAgreement::Misbehaved(what)),
             };
