@@ -51,13 +51,22 @@ impl Address {
     /// The NBD URI under which clients find `export` here
     /// (<https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md>).
     pub fn uri(&self, export: &str) -> String {
+        self.uri_of("nbd", export)
+    }
+
+    /// The same for clients that have to use TLS.
+    pub fn tls_uri(&self, export: &str) -> String {
+        self.uri_of("nbds", export)
+    }
+
+    fn uri_of(&self, scheme: &str, export: &str) -> String {
         let export = percent_encode(export, b"-._~:");
         match self {
             Address::Unix(path) => {
                 let socket = percent_encode(&path.to_string_lossy(), b"-._~/:");
-                format!("nbd+unix:///{export}?socket={socket}")
+                format!("{scheme}+unix:///{export}?socket={socket}")
             }
-            Address::Tcp(address) => format!("nbd://{address}/{export}"),
+            Address::Tcp(address) => format!("{scheme}://{address}/{export}"),
         }
     }
 }
@@ -162,5 +171,8 @@ mod tests {
         let uri = |text: &str| text.parse::<Address>().unwrap().uri("a b?");
         assert_eq!(uri("unix:/run/x&y.sock"), "nbd+unix:///a%20b%3F?socket=/run/x%26y.sock");
         assert_eq!(uri("tcp:[::1]:10809"), "nbd://[::1]:10809/a%20b%3F");
+        let uri = |text: &str| text.parse::<Address>().unwrap().tls_uri("v");
+        assert_eq!(uri("unix:/s"), "nbds+unix:///v?socket=/s");
+        assert_eq!(uri("tcp:[::1]:1"), "nbds://[::1]:1/v");
     }
 }

@@ -8,21 +8,29 @@
 //! Leaves to others: whether members exist, what they hold, and whether an address can be bound.
 #![forbid(unsafe_code)]
 
+mod access;
 mod address;
 mod engines;
+mod keys;
+mod limits;
 mod name;
 mod problem;
 mod reader;
 mod schema;
 mod size;
 mod suggest;
+mod tls;
 
+pub use access::{Access, Account, AccountError};
 pub use address::{Address, AddressError};
 pub use engines::{Dsa, Engines, Offload, QueueName, QueueNameError, Threshold};
+pub use keys::{Key, documented_keys};
+pub use limits::Limits;
 pub use name::{NameError, VolumeName};
 pub use problem::{ConfigError, Problem, Problems};
-pub use schema::{Assemble, Cache, Config, Direct, Io, IoEngine, Kernel, Key, Limits, Sync, documented_keys};
+pub use schema::{Assemble, Cache, Config, Direct, Io, IoEngine, Kernel, Sync};
 pub use size::{Size, SizeError};
+pub use tls::{Tls, TlsAt, TlsMode};
 
 /// The directory of sockets when nothing else is said; created by the service unit.
 pub const RUN_DIR: &str = "/run/uraid";

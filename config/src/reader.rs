@@ -7,8 +7,8 @@ use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::engines::Threshold;
+use crate::keys::Key;
 use crate::problem::Problem;
-use crate::schema::Key;
 use crate::size::Size;
 use crate::suggest::nearest;
 

@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use crate::access::{self, Access};
 use crate::address::{Address, check_socket_path};
 use crate::engines::{self, Engines};
+use crate::keys::documented_keys;
+use crate::limits::{self, Limits};
 use crate::name::VolumeName;
 use crate::problem::{ConfigError, Problem, Problems};
 use crate::reader::{Reader, Section};
 use crate::size::Size;
+use crate::tls::{self, Tls, TlsAt};
 
 /// Everything that `uraid serve` has to know about one volume.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,8 +28,12 @@ pub struct Config {
     pub listen: Vec<Address>,
     /// The control socket; `None` stands for the default, see [`Config::control_socket`].
     pub control: Option<PathBuf>,
-    /// Whether addresses that other machines can reach are allowed although nothing is encrypted.
+    /// Whether addresses that other machines can reach are allowed although TLS is not required there.
     pub insecure: bool,
+    /// Who may connect.
+    pub access: Access,
+    /// Encryption, and certificates of clients.
+    pub tls: Tls,
     /// Serve without ever writing to a member.
     pub read_only: bool,
     /// Which parity kernels to use.
@@ -135,72 +143,6 @@ pub struct Sync {
     pub stripes_in_flight: u32,
 }
 
-/// `[limits]`
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
-    /// Client connections at once.
-    pub connections: u32,
-    /// Requests in flight on one connection.
-    pub requests_per_connection: u32,
-    /// Payload bytes in memory for one connection; one request is always let in.
-    pub bytes_per_connection: Size,
-    /// How long a client may take to finish the handshake.
-    pub handshake: Duration,
-    /// How long a client may sit on memory that others wait for.
-    pub stall: Duration,
-}
-
-/// One key that the file may hold.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Key {
-    /// The section, without brackets, `a.b` for a section within one; empty above the first section.
-    pub section: &'static str,
-    /// The key.
-    pub name: &'static str,
-}
-
-const KEYS: &[Key] = &[
-    Key { section: "", name: "name" },
-    Key { section: "", name: "members" },
-    Key { section: "", name: "listen" },
-    Key { section: "", name: "insecure" },
-    Key { section: "", name: "control" },
-    Key { section: "", name: "read_only" },
-    Key { section: "", name: "kernel" },
-    Key { section: "", name: "safe_mode_delay_ms" },
-    Key { section: "", name: "spin_us" },
-    Key { section: "assemble", name: "force" },
-    Key { section: "io", name: "engine" },
-    Key { section: "io", name: "direct" },
-    Key { section: "cache", name: "stripes_bytes" },
-    Key { section: "cache", name: "request_bytes" },
-    Key { section: "cache", name: "lock_memory" },
-    Key { section: "sync", name: "stripes_in_flight" },
-    Key { section: "limits", name: "connections" },
-    Key { section: "limits", name: "requests_per_connection" },
-    Key { section: "limits", name: "bytes_per_connection" },
-    Key { section: "limits", name: "handshake_s" },
-    Key { section: "limits", name: "stall_s" },
-    Key { section: "engines", name: "dsa" },
-    Key { section: "engines", name: "queues" },
-    Key { section: "engines", name: "cross_check" },
-    Key { section: "engines", name: "timeout_ms" },
-    Key { section: "engines", name: "retry_ms" },
-    Key { section: "engines", name: "dsa_sysfs" },
-    Key { section: "engines", name: "dsa_dev" },
-    Key { section: "engines.offload", name: "copy" },
-    Key { section: "engines.offload", name: "fill" },
-    Key { section: "engines.offload", name: "compare" },
-    Key { section: "engines.offload", name: "dualcast" },
-    Key { section: "engines.offload", name: "crc32c" },
-    Key { section: "engines.offload", name: "copy_crc32c" },
-];
-
-/// Every key that a configuration may hold, in the order of the example.
-pub fn documented_keys() -> &'static [Key] {
-    KEYS
-}
-
 /// A configuration larger than this is not one.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const STRIPES_DEFAULT: Size = Size::from_mib(64);
@@ -208,16 +150,10 @@ const STRIPES_MIN: Size = Size::from_mib(4);
 const REQUESTS_DEFAULT: Size = Size::from_mib(128);
 /// The longest payload of the protocol must fit.
 const REQUESTS_MIN: Size = Size::from_mib(64);
-const MEMORY_MAX: Size = Size::from_bytes(1 << 40);
-const BYTES_PER_CONNECTION_DEFAULT: Size = Size::from_mib(128);
-const BYTES_PER_CONNECTION_MIN: Size = Size::from_mib(1);
+pub(crate) const MEMORY_MAX: Size = Size::from_bytes(1 << 40);
 const SAFE_MODE_MS_DEFAULT: u32 = 200;
 const SPIN_US_DEFAULT: u32 = 60;
 const STRIPES_IN_FLIGHT_DEFAULT: u32 = 8;
-const CONNECTIONS_DEFAULT: u32 = 128;
-const REQUESTS_PER_CONNECTION_DEFAULT: u32 = 256;
-const HANDSHAKE_S_DEFAULT: u32 = 10;
-const STALL_S_DEFAULT: u32 = 30;
 
 /// The words of `[io] engine`.
 const ENGINES: &[(&str, IoEngine)] =
@@ -252,18 +188,6 @@ impl Default for Sync {
     }
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            connections: CONNECTIONS_DEFAULT,
-            requests_per_connection: REQUESTS_PER_CONNECTION_DEFAULT,
-            bytes_per_connection: BYTES_PER_CONNECTION_DEFAULT,
-            handshake: Duration::from_secs(HANDSHAKE_S_DEFAULT.into()),
-            stall: Duration::from_secs(STALL_S_DEFAULT.into()),
-        }
-    }
-}
-
 impl Kernel {
     /// The word that selects it in the file.
     pub fn word(self) -> &'static str {
@@ -280,6 +204,8 @@ impl Config {
             listen: Vec::new(),
             control: None,
             insecure: false,
+            access: Access::default(),
+            tls: Tls::default(),
             read_only: false,
             kernel: Kernel::Auto,
             safe_mode_delay: Duration::from_millis(SAFE_MODE_MS_DEFAULT.into()),
@@ -337,6 +263,12 @@ impl Config {
         self.listen.clone()
     }
 
+    /// Whether an address can be reached by other machines although TLS is not required there, which nobody
+    /// has called `insecure`. Such an address is not to be served.
+    pub fn is_exposed(&self, address: &Address) -> bool {
+        is_exposed(address, self.insecure, &self.tls)
+    }
+
     /// The control socket for an array of this name: what the file says, else
     /// `/run/uraid/NAME.control`.
     pub fn control_socket(&self, array_name: &str) -> PathBuf {
@@ -371,15 +303,17 @@ fn read_all(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_ok: b
     let io = reader.section(top, "io");
     let cache = reader.section(top, "cache");
     let sync = reader.section(top, "sync");
+    let tls = reader.section(top, "tls");
     let limits = reader.section(top, "limits");
     let engines = reader.section(top, "engines");
     let offload = reader.section(engines, "engines.offload");
-    for section in [top, assemble, io, cache, sync, limits, engines] {
-        reader.unknown_keys(section, KEYS, &[]);
+    for section in [top, tls, assemble, io, cache, sync, limits, engines] {
+        reader.unknown_keys(section, documented_keys(), &[]);
     }
-    reader.unknown_keys(offload, KEYS, engines::refused_offloads());
+    reader.unknown_keys(offload, documented_keys(), engines::refused_offloads());
     let insecure = reader.flag(top, "insecure", false);
-    let (listen, control) = read_sockets(reader, top, insecure);
+    let tls = tls::read(reader, tls, base);
+    let (listen, control) = read_sockets(reader, top, insecure, &tls);
     let safe_mode_ms =
         reader.number(top, "safe_mode_delay_ms", SAFE_MODE_MS_DEFAULT, 1..=60_000, "milliseconds");
     let spin_us = reader.number(top, "spin_us", SPIN_US_DEFAULT, 0..=10_000, "microseconds");
@@ -389,6 +323,8 @@ fn read_all(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_ok: b
         listen,
         control,
         insecure,
+        access: access::read(reader, top),
+        tls,
         read_only: reader.flag(top, "read_only", false),
         kernel: reader.word(top, "kernel", Kernel::Auto, KERNELS),
         safe_mode_delay: Duration::from_millis(safe_mode_ms.into()),
@@ -401,7 +337,7 @@ fn read_all(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_ok: b
         cache: read_cache(reader, cache),
         sync: read_sync(reader, sync),
         engines: engines::read(reader, engines, offload, base),
-        limits: read_limits(reader, limits),
+        limits: limits::read(reader, limits),
     }
 }
 
@@ -429,18 +365,23 @@ pub(crate) fn tidy_path(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
 }
 
+fn is_exposed(address: &Address, insecure: bool, tls: &Tls) -> bool {
+    !address.is_local() && !insecure && tls.at(address) != TlsAt::Required
+}
+
 type Sockets = (Vec<Address>, Option<PathBuf>);
 
-fn read_sockets(reader: &mut Reader<'_>, top: Section<'_>, insecure: bool) -> Sockets {
+fn read_sockets(reader: &mut Reader<'_>, top: Section<'_>, insecure: bool, tls: &Tls) -> Sockets {
     let listen: Vec<(Address, Range<usize>)> = reader
         .texts(top, "listen", |text| text.parse::<Address>().map_err(|e| e.to_string()))
         .unwrap_or_default();
     for (address, span) in &listen {
-        if !address.is_local() && !insecure {
+        if is_exposed(address, insecure, tls) {
             reader.problem(
                 span.clone(),
                 format!("{address} can be reached by other machines, without encryption or a password"),
-                "use 127.0.0.1 or [::1], or write insecure = true above the first [section] if the network is trusted",
+                "use 127.0.0.1 or [::1], require TLS with a certificate in [tls], or write insecure = true above \
+                 the first [section] if the network is trusted",
             );
         }
     }
@@ -472,24 +413,4 @@ fn read_cache(reader: &mut Reader<'_>, cache: Section<'_>) -> Cache {
 fn read_sync(reader: &mut Reader<'_>, sync: Section<'_>) -> Sync {
     let default = STRIPES_IN_FLIGHT_DEFAULT;
     Sync { stripes_in_flight: reader.number(sync, "stripes_in_flight", default, 1..=1024, "stripes") }
-}
-
-fn read_limits(reader: &mut Reader<'_>, limits: Section<'_>) -> Limits {
-    let requests = REQUESTS_PER_CONNECTION_DEFAULT;
-    let bytes = reader.size(limits, "bytes_per_connection", BYTES_PER_CONNECTION_MIN..=MEMORY_MAX, 1);
-    let handshake_s = reader.number(limits, "handshake_s", HANDSHAKE_S_DEFAULT, 1..=3600, "seconds");
-    let stall_s = reader.number(limits, "stall_s", STALL_S_DEFAULT, 1..=3600, "seconds");
-    Limits {
-        connections: reader.number(limits, "connections", CONNECTIONS_DEFAULT, 1..=65_536, "connections"),
-        requests_per_connection: reader.number(
-            limits,
-            "requests_per_connection",
-            requests,
-            1..=65_536,
-            "requests",
-        ),
-        bytes_per_connection: bytes.unwrap_or(BYTES_PER_CONNECTION_DEFAULT),
-        handshake: Duration::from_secs(handshake_s.into()),
-        stall: Duration::from_secs(stall_s.into()),
-    }
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use uraid_config::{
-    Address, Config, ConfigError, Dsa, EXAMPLE, Engines, Kernel, Problems, Size, Threshold, documented_keys,
+    Account, Address, Config, ConfigError, Dsa, EXAMPLE, Engines, Kernel, Problems, Size, Threshold, TlsAt,
+    TlsMode, documented_keys,
 };
 
 fn parse(source: &str) -> Result<Config, String> {
@@ -118,7 +119,7 @@ fn all_problems_come_at_once_in_the_order_of_the_text() {
         "2:18 an entry of `members` is an integer / it must be a text in double quotes",
         "2:21 \"/a\" is in `members` twice / remove one of them",
         "2:27 `members` cannot hold \"\" / a member is the path of a file or block device",
-        "3:11 tcp:0.0.0.0:10809 can be reached by other machines, without encryption or a password / use 127.0.0.1 or [::1], or write insecure = true above the first [section] if the network is trusted",
+        "3:11 tcp:0.0.0.0:10809 can be reached by other machines, without encryption or a password / use 127.0.0.1 or [::1], require TLS with a certificate in [tls], or write insecure = true above the first [section] if the network is trusted",
         "3:32 `listen` cannot hold \"ftp:x\" / an address is unix:/PATH or tcp:IP:PORT",
         "4:13 `read_only` is a string / it must be true or false",
         "5:10 `kernel` cannot be \"avx3\" / did you mean \"avx2\"?",
@@ -308,4 +309,109 @@ fn a_file_that_cannot_be_read_is_named() {
     assert!(matches!(&missing, Err(ConfigError::Read { .. })));
     let shown = missing.unwrap_err().to_string();
     assert!(shown.contains("/nonexistent/v.toml"), "{shown}");
+}
+
+#[test]
+fn tls_is_where_the_mode_says() {
+    use TlsAt::{Off, Offered, Required};
+    let addresses = ["unix:/s", "tcp:127.0.0.1:1", "tcp:192.0.2.1:1"].map(|a| a.parse::<Address>().unwrap());
+    let pair = "certificate = 'c.pem'\nkey = 'k.pem'\n";
+    for (text, wanted) in [
+        ("", [Off, Off, Off]),
+        (pair, [Offered, Offered, Required]),
+        (&format!("{pair}mode = 'auto'"), [Offered, Offered, Required]),
+        (&format!("{pair}mode = 'off'"), [Off, Off, Off]),
+        (&format!("{pair}mode = 'offered'"), [Offered; 3]),
+        (&format!("{pair}mode = 'required'"), [Required; 3]),
+    ] {
+        let config = parse(&format!("members = ['/a']\n[tls]\n{text}")).unwrap();
+        assert_eq!(addresses.each_ref().map(|address| config.tls.at(address)), wanted, "{text}");
+    }
+    let config = parse(&format!("members = ['/a']\n[tls]\n{pair}")).unwrap();
+    assert_eq!(config.tls.certificate.as_deref(), Some(Path::new("/etc/uraid/c.pem")));
+    assert_eq!(TlsMode::from_word("required"), Ok(TlsMode::Required));
+    assert!(TlsMode::from_word("on").is_err());
+}
+
+#[test]
+fn the_network_needs_required_tls_or_insecure() {
+    let pair = "certificate = 'c'\nkey = 'k'\n";
+    for (insecure, tls, fine) in [
+        (false, "", false),
+        (true, "", true),
+        (false, pair, true),
+        (false, &format!("{pair}mode = 'required'"), true),
+        (false, &format!("{pair}mode = 'offered'"), false),
+        (true, &format!("{pair}mode = 'offered'"), true),
+        (false, &format!("{pair}mode = 'off'"), false),
+    ] {
+        let text =
+            format!("members = ['/a']\nlisten = ['tcp:0.0.0.0:1']\ninsecure = {insecure}\n[tls]\n{tls}\n");
+        assert_eq!(problems(&text).is_empty(), fine, "{text}");
+    }
+}
+
+#[test]
+fn tls_keys_need_each_other() {
+    for (tls, problem) in [
+        ("certificate = 'c'", "3:15 `certificate` in [tls]: a certificate without its private key"),
+        ("key = 'k'", "3:7 `key` in [tls]: a private key without its certificate"),
+        ("mode = 'required'", "3:8 `mode` in [tls]: TLS without a certificate"),
+        ("client_ca = 'a'", "3:13 `client_ca` in [tls]: TLS without a certificate of the server"),
+        ("clients = ['x']\ncertificate = 'c'\nkey = 'k'", "3:11 `clients` in [tls]: names of clients"),
+        ("mode = 'on'", "3:8 `mode` cannot be \"on\""),
+        ("certificate = 3\nkey = 'k'", "3:15 `certificate` is an integer"),
+    ] {
+        let found = problems(&format!("members = ['/a']\n[tls]\n{tls}\n"));
+        assert!(found.len() == 1 && found[0].starts_with(problem), "{tls}: {found:?}");
+    }
+    assert!(parse("members = ['/a']\n[tls]\nmode = 'off'\n").is_ok());
+}
+
+#[test]
+fn access_and_limits_arrive() {
+    let config = parse(
+        "members = ['/a']\nlist = false\nsocket_mode = '0600'\nsocket_group = 'kvm'\nallow_users = ['root', '1000']\n\
+         allow_groups = ['disk']\n[limits]\nconnections_per_peer = 4\nhandshakes = 8\nidle_s = 60\n",
+    )
+    .unwrap();
+    assert!(!config.access.list);
+    assert_eq!(config.access.socket_mode, 0o600);
+    assert_eq!(config.access.socket_group.map(|group| group.to_string()), Some("kvm".to_owned()));
+    assert_eq!(config.access.allow_users, [Account::Name("root".to_owned()), Account::Id(1000)]);
+    assert_eq!(config.access.allow_groups, [Account::Name("disk".to_owned())]);
+    let limits = config.limits;
+    assert_eq!((limits.connections_per_peer, limits.handshakes), (4, 8));
+    assert_eq!(limits.idle, Duration::from_secs(60));
+}
+
+#[test]
+fn differences_are_named_by_key() {
+    let (old, new) = (parse("members = ['/a']").unwrap(), parse(&full_example()).unwrap());
+    assert!(old.differences(&old).is_empty() && new.differences(&new).is_empty());
+    let text = "members = ['/a']\nspin_us = 1\n[limits]\nidle_s = 5\n[tls]\ncertificate = 'c'\nkey = 'k'\n";
+    let found: Vec<_> =
+        old.differences(&parse(text).unwrap()).into_iter().map(|k| (k.full_name(), k.live)).collect();
+    let expected =
+        [("spin_us", false), ("tls.certificate", true), ("tls.key", true), ("limits.idle_s", true)];
+    assert_eq!(found, expected.map(|(name, live)| (name.to_owned(), live)));
+}
+
+/// Every setting that the example shows without a default is one whose value the table of keys reads from
+/// the right place.
+#[test]
+fn every_optional_setting_is_a_difference() {
+    let (least, full) = (parse(EXAMPLE).unwrap(), parse(&full_example()).unwrap());
+    let found: Vec<_> = least.differences(&full).into_iter().map(|key| key.full_name()).collect();
+    let mut section = String::new();
+    for line in EXAMPLE.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = format!("{name}.");
+        } else if let Some((key, _)) = line.strip_prefix('#').and_then(|rest| rest.split_once(" = "))
+            && key.starts_with(|c: char| c.is_ascii_lowercase())
+        {
+            let name = format!("{section}{key}");
+            assert!(found.contains(&name), "{name} is not among {found:?}");
+        }
+    }
 }
