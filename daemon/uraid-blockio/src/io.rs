@@ -114,6 +114,10 @@ pub trait MemberIo: Send {
     /// Operations submitted and not reaped.
     fn in_flight(&self) -> usize;
 
+    /// Those of them that are known to have ended: of an operation that ended in `submit` it tells so at
+    /// once, without reaping.
+    fn ended(&self) -> usize;
+
     /// What becomes readable when an operation ends that had not ended in `submit`; the same descriptor
     /// every time, not to be read from. `None` if there is none, because operations end in `submit` or
     /// only [`wait`](Self::wait) makes them end. Before sleeping on it: `kick`, then

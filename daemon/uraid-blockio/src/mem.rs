@@ -362,6 +362,10 @@ impl MemberIo for MemMembers {
         world.queue.len() + world.done.len()
     }
 
+    fn ended(&self) -> usize {
+        lock(&self.world).done.len()
+    }
+
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }

@@ -415,6 +415,10 @@ impl MemberIo for MemberSet {
         self.transfers.len() + self.done.len()
     }
 
+    fn ended(&self) -> usize {
+        self.done.len()
+    }
+
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         self.ring.as_ref().map(Ring::fd)
     }

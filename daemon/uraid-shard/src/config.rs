@@ -11,6 +11,7 @@ use uraid_blockio::{ArenaError, AttachError, Member};
 use uraid_core::StartError;
 
 use crate::conn::ConnectionLimits;
+use crate::news::Listener;
 use crate::offload::{DsaUse, NewBackend, Offload};
 
 /// The least bytes for payloads: the longest payload of the protocol must fit.
@@ -79,6 +80,8 @@ pub struct ShardConfig {
     pub engine: Engine,
     /// Sizes and times.
     pub tuning: Tuning,
+    /// Who is told what happens; without one it is logged.
+    pub listener: Option<Listener>,
 }
 
 /// Why a shard was not started.

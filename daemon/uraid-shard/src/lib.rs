@@ -26,8 +26,10 @@ mod clients;
 mod clock;
 mod config;
 mod conn;
+mod latency;
 mod lower;
 mod memory;
+mod news;
 mod offload;
 mod requests;
 mod runner;
@@ -42,8 +44,12 @@ mod sys;
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use config::{EngineError, POOL_BYTES_MIN, ShardConfig, SpawnError, Tuning, cpu_engine, engine};
 pub use conn::{ConnectionError, ConnectionLimits};
+pub use latency::{
+    ClientOp, ClientOps, Histogram, LATENCY_BOUNDS, MemberOp, MemberOps, OpStats, latency_bound_us,
+};
 pub use lower::LowerError;
 pub use memory::{BadMem, Memory, MemoryConfig};
+pub use news::{Listener, News};
 pub use offload::{
     DsaUse, EngineChange, NewBackend, Offload, OffloadConfig, OpenQueue, QueueInfo, Standing, decided,
     measure, paths,

@@ -1,7 +1,7 @@
 //! The requests that the core has: their names, their memory, and whom they belong to.
 
 use uraid_blockio::{IoBuf, PoolBuf};
-use uraid_core::{ReqId, RequestKind};
+use uraid_core::{ReqId, RequestKind, Tick};
 
 /// A request in flight. `T` is what the one who made it wants to find again in the answer.
 #[derive(Debug)]
@@ -10,6 +10,7 @@ pub(crate) struct InFlight<T> {
     pub(crate) len: u64,
     pub(crate) payload: Option<PoolBuf>,
     pub(crate) tag: T,
+    pub(crate) since: Tick,
 }
 
 /// Requests by their names. A name is a place in the table and a generation, so that a name of the past
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     fn request(tag: u32) -> InFlight<u32> {
-        InFlight { kind: RequestKind::Flush, len: 0, payload: None, tag }
+        InFlight { kind: RequestKind::Flush, len: 0, payload: None, tag, since: Tick(0) }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use uraid_core::{
 };
 
 use crate::clock::Clock;
+use crate::latency::{MemberOp, MemberOps, Stopwatch};
 use crate::lower::{LowerError, Lowering, verdict};
 use crate::memory::{BadMem, Memory};
 use crate::offload::{EngineChange, NewBackend};
@@ -55,6 +56,8 @@ pub struct Finished<T> {
     pub payload: Option<PoolBuf>,
     /// The tag of the request.
     pub tag: T,
+    /// When it was submitted.
+    pub since: Tick,
     /// How it ended.
     pub result: Result<(), RequestError>,
 }
@@ -142,6 +145,9 @@ pub struct Runner<M, C, T> {
     finished: VecDeque<Finished<T>>,
     notices: Vec<Notice>,
     errors: Vec<Option<MemberError>>,
+    watch: Stopwatch,
+    /// The time, as long as nothing was done since it was read that takes any.
+    just_now: Option<Tick>,
     io_done: Vec<IoDone>,
     chains_done: Vec<ChainDone>,
     lowering: Lowering,
@@ -167,6 +173,8 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
             finished: VecDeque::new(),
             notices: Vec::new(),
             errors: Vec::new(),
+            watch: Stopwatch::default(),
+            just_now: None,
             io_done: Vec::new(),
             chains_done: Vec::new(),
             lowering: Lowering::default(),
@@ -191,13 +199,13 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
         let NewRequest { kind, offset, len, payload, tag } = request;
         let needs_payload = matches!(kind, RequestKind::Read | RequestKind::Write { .. });
         let has = payload.as_ref().map_or(0, |buf| buf.len() as u64);
-        let request = InFlight { kind, len, payload, tag };
+        let now = self.clock.now();
+        let request = InFlight { kind, len, payload, tag, since: now };
         if needs_payload && has != len {
             return self.finish(request, Err(RequestError::Invalid));
         }
         let id = self.requests.insert(request);
         self.owes_idle = true;
-        let now = self.clock.now();
         self.array.handle(now, Event::Request { id, kind, offset, len });
     }
 
@@ -372,6 +380,11 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
         self.errors.get(usize::from(member.0)).copied().flatten()
     }
 
+    /// What a member did, and how long it took.
+    pub fn member_ops(&self, member: MemberId) -> MemberOps {
+        self.watch.of(usize::from(member.0))
+    }
+
     /// What member I/O and engine did.
     pub fn counters(&self) -> IoCounters {
         self.counters
@@ -388,8 +401,8 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
     }
 
     fn finish(&mut self, request: InFlight<T>, result: Result<(), RequestError>) {
-        let InFlight { kind, len, payload, tag } = request;
-        self.finished.push_back(Finished { kind, len, payload, tag, result });
+        let InFlight { kind, len, payload, tag, since } = request;
+        self.finished.push_back(Finished { kind, len, payload, tag, since, result });
     }
 
     fn perform(&mut self, action: Action) -> Result<(), Fatal> {
@@ -398,21 +411,23 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
                 self.counters.reads += 1;
                 self.counters.read_bytes += u64::from(mem.len);
                 let buf = self.memory.target(mem, |id| self.requests.payload(id))?;
-                self.submit_io(io, member, offset, IoOp::Read(buf));
+                self.submit_io(io, member, offset, (MemberOp::Read, mem.len), IoOp::Read(buf));
             }
             Action::Write { io, member, offset, mem } => {
                 self.counters.writes += 1;
                 self.counters.write_bytes += u64::from(mem.len);
                 let buf = self.memory.view(mem, |id| self.requests.payload(id))?;
-                self.submit_io(io, member, offset, IoOp::Write(buf));
+                self.submit_io(io, member, offset, (MemberOp::Write, mem.len), IoOp::Write(buf));
             }
             Action::Flush { io, member } => {
                 self.counters.flushes += 1;
-                self.submit_io(io, member, 0, IoOp::Flush);
+                self.submit_io(io, member, 0, (MemberOp::Flush, 0), IoOp::Flush);
             }
             Action::WriteMeta { io, member, offset, bytes } => {
                 self.counters.meta_writes += 1;
-                self.submit_io(io, member, offset, IoOp::WriteMeta(bytes));
+                // Metadata are some kilobytes.
+                let what = (MemberOp::WriteMeta, u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+                self.submit_io(io, member, offset, what, IoOp::WriteMeta(bytes));
             }
             Action::Compute { id, plan } => self.compute(id, &plan)?,
             Action::Complete { req, result } => {
@@ -425,12 +440,25 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
         Ok(())
     }
 
-    fn submit_io(&mut self, io: IoId, member: MemberId, offset: u64, op: IoOp) {
-        self.members.submit(Io { token: io.0, member: usize::from(member.0), op, offset });
+    fn submit_io(&mut self, io: IoId, member: MemberId, offset: u64, what: (MemberOp, u32), op: IoOp) {
+        let since = self.just_now.unwrap_or_else(|| self.clock.now());
+        let member = usize::from(member.0);
+        let token = self.watch.start(io, member, what.0, what.1, since);
+        let before = self.members.ended();
+        self.members.submit(Io { token, member, op, offset });
+        // What waits to be handed over takes no time. What was done here and now does, and its end would be
+        // seen only when all that comes with it is done.
+        let ended = self.members.ended() > before;
+        let now = if ended { self.clock.now() } else { since };
+        if ended {
+            self.watch.ended(token, now);
+        }
+        self.just_now = Some(now);
     }
 
     fn compute(&mut self, id: ComputeId, plan: &[Step]) -> Result<(), Fatal> {
         self.counters.chains += 1;
+        self.just_now = None;
         let mut chain = self.engine.chain();
         let region = |mem: Mem| self.memory.region(mem, |id| self.requests.payload(id));
         self.lowering.lower(plan, &mut chain, region)?;
@@ -440,12 +468,17 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
 
     /// Tells the array what members and engine have ended; says whether there was anything.
     fn take_answers(&mut self, now: Tick) -> bool {
+        self.just_now = None;
         let mut io_done = std::mem::take(&mut self.io_done);
         self.members.reap(&mut io_done);
         let mut any = !io_done.is_empty();
+        let mut seen = None;
         for done in io_done.drain(..) {
+            let at = || *seen.get_or_insert_with(|| self.clock.now());
+            // Nobody waits for the end of an operation that was never begun, or that has ended before.
+            let Some(io) = self.watch.end(done.token, at) else { continue };
             let result = done.result.map_err(|err| self.count_error(done.member, err));
-            self.array.handle(now, Event::IoDone { io: IoId(done.token), result });
+            self.array.handle(now, Event::IoDone { io, result });
         }
         self.io_done = io_done;
         if self.engine.wants_poll() || self.engine.wake_at().is_some_and(|at| at <= Nanos(now.0)) {

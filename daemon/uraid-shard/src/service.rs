@@ -19,12 +19,16 @@ use async_tx::Alert;
 use nbd_rs::Request;
 use nix::sys::eventfd::EventFd;
 use uraid_blockio::{BufPool, Member, MemberIo, MemberSet};
-use uraid_core::{MemberId, NewMember, Notice, RequestKind, Tick};
+use uraid_core::{
+    MemberId, MemberReport, MemberStanding, NewMember, Notice, RequestKind, Role, Status, Tick,
+};
 
 use crate::clients::{ClientKey, Clients};
 use crate::clock::MonotonicClock;
 use crate::config::Tuning;
 use crate::conn::{Connection, ConnectionError, Received, Work};
+use crate::latency::{ClientOp, ClientOps};
+use crate::news::{Herald, Listener, News};
 use crate::runner::{Fatal, Finished, NewRequest, Progress, Runner};
 use crate::shard::{AddError, Command, FailError, MemberName, NewConnection, ShardExit};
 use crate::share::{Grants, Line};
@@ -81,10 +85,14 @@ pub(crate) struct Service {
     /// Scratch for what a connection received.
     work: Vec<Work>,
     counters: ClientCounters,
+    client_ops: ClientOps,
     notices: NoticeLog,
     alerts: AlertLog,
     /// Scratch for what the engine tells.
     new_alerts: Vec<Alert>,
+    herald: Herald,
+    /// Members that are being filled, as far as it was told.
+    filling: Vec<MemberId>,
     speed: SpeedMeter,
     last_busy: Tick,
     last_look: Tick,
@@ -106,6 +114,8 @@ impl Service {
         inbox: Inbox,
     ) -> Self {
         Self {
+            herald: Herald::new(None),
+            filling: filling(&runner.array().status()).map(|report| report.member).collect(),
             name,
             runner,
             reserve,
@@ -117,6 +127,7 @@ impl Service {
             line: Line::default(),
             work: Vec::new(),
             counters: ClientCounters::default(),
+            client_ops: ClientOps::default(),
             notices: NoticeLog::default(),
             alerts: AlertLog::default(),
             new_alerts: Vec::new(),
@@ -128,6 +139,12 @@ impl Service {
             spin_until: Tick::default(),
             stopping: None,
         }
+    }
+
+    /// Tells its news to `listener`, if there is one, instead of the log.
+    pub(crate) fn with_listener(mut self, listener: Option<Listener>) -> Self {
+        self.herald = Herald::new(listener);
+        self
     }
 
     /// Serves until it is told to stop, or cannot go on.
@@ -177,7 +194,7 @@ impl Service {
             return Ok(Some(exit));
         }
         if input.any || delivered {
-            self.spin_until = self.after_spin();
+            self.spin_until = self.after_spin(self.runner.now());
         }
         let busy = input.any || input.more || delivered || progress != Progress::Idle;
         if busy || self.runner.owes_idle() {
@@ -195,10 +212,10 @@ impl Service {
         Ok(None)
     }
 
-    /// The end of a spin that begins now.
-    fn after_spin(&self) -> Tick {
+    /// The end of a spin that begins at `now`.
+    fn after_spin(&self, now: Tick) -> Tick {
         let spin = u64::try_from(self.tuning.spin.as_nanos()).unwrap_or(u64::MAX);
-        Tick(self.runner.now().0.saturating_add(spin))
+        Tick(now.0.saturating_add(spin))
     }
 
     /// What needs to be done now and then.
@@ -309,10 +326,11 @@ impl Service {
     /// Passes on what the array has done with, and sends it. Says whether there was anything.
     fn deliver(&mut self, now: Tick) -> bool {
         let mut any = false;
-        let hot_until = self.after_spin();
+        let done_at = self.runner.now();
+        let hot_until = self.after_spin(done_at);
         while let Some(finished) = self.runner.next_finished() {
             any = true;
-            self.count(&finished);
+            self.count(&finished, done_at);
             let Finished { payload, tag: (key, request), result, .. } = finished;
             // A client that is gone left its memory with the array; it is free from here on.
             if let Some(client) = self.clients.get_mut(key) {
@@ -334,7 +352,10 @@ impl Service {
         any
     }
 
-    fn count(&mut self, finished: &Finished<Tag>) {
+    fn count(&mut self, finished: &Finished<Tag>, done_at: Tick) {
+        if let Some(stats) = self.client_ops.get_mut(ClientOp::of(finished.kind) as usize) {
+            stats.record(done_at.0.saturating_sub(finished.since.0), finished.len);
+        }
         let (counters, len) = (&mut self.counters, finished.len);
         match (finished.kind, finished.result) {
             (_, Err(_)) => counters.errors += 1,
@@ -366,7 +387,8 @@ impl Service {
     fn take_alerts(&mut self) {
         self.runner.take_alerts(&mut self.new_alerts);
         for alert in self.new_alerts.drain(..) {
-            self.alerts.add(&self.name, alert);
+            let record = self.alerts.add(alert);
+            self.herald.tell(&self.name, News::Alert(record));
         }
     }
 
@@ -374,7 +396,10 @@ impl Service {
         for notice in self.runner.take_notices() {
             let member = member_of(&notice);
             let path = member.and_then(|id| self.paths.get(usize::from(id.0)));
-            self.notices.add(&self.name, notice.clone(), path.map(PathBuf::as_path));
+            let record = self.notices.add(notice.clone(), path.map(PathBuf::as_path));
+            let array = self.runner.array().status();
+            let promoted = self.promoted(&array);
+            self.herald.tell(&self.name, News::Notice { record, missing: array.missing, promoted });
             match notice {
                 // It is used no more; letting it go lets its device be looked at, and added again.
                 Notice::MemberFailed { member, .. } => {
@@ -387,6 +412,17 @@ impl Service {
                 _ => {}
             }
         }
+    }
+
+    /// The spares that were given a role since this was last called.
+    fn promoted(&mut self, array: &Status) -> Vec<(PathBuf, Role)> {
+        let mut promoted = Vec::new();
+        for report in filling(array).filter(|report| !self.filling.contains(&report.member)) {
+            let path = self.paths.get(usize::from(report.member.0)).cloned();
+            promoted.extend(path.zip(report.role));
+        }
+        self.filling = filling(array).map(|report| report.member).collect();
+        promoted
     }
 
     fn take_commands(&mut self, now: Tick) {
@@ -414,7 +450,11 @@ impl Service {
         let NewConnection { socket, session, leftover, peer } = new;
         if self.stopping.is_some() || self.clients.len() >= self.tuning.connections {
             let most = self.tuning.connections;
-            tracing::warn!(volume = self.name, peer, "refused: stopping, or {most} clients are connected");
+            let why = match self.stopping {
+                Some(_) => "the volume is being stopped".to_owned(),
+                None => format!("{most} clients are connected, which is the limit"),
+            };
+            self.herald.tell(&self.name, News::Refused { peer, why });
             return;
         }
         if let Err(err) = socket::tune(&socket) {
@@ -455,8 +495,9 @@ impl Service {
         let new = NewMember { member: id, device_sectors, device_uuid };
         self.runner.array().check_add(&new)?;
         self.runner.members_mut().attach(member)?;
-        self.paths.push(path);
+        self.paths.push(path.clone());
         self.runner.add_member(new);
+        self.herald.tell(&self.name, News::Added(path));
         Ok(id)
     }
 
@@ -483,6 +524,7 @@ impl Service {
                 path: self.paths.get(index).cloned().unwrap_or_default(),
                 backend: self.runner.members().backend(index).cloned(),
                 errors: self.runner.errors_of(report.member),
+                ops: self.runner.member_ops(report.member),
             }
         });
         ShardStatus {
@@ -492,6 +534,7 @@ impl Service {
             array,
             geometry,
             clients: self.counters,
+            client_ops: self.client_ops,
             io: self.runner.counters(),
             engine: self.runner.engine_stats(),
             alerts: self.alerts.all(),
@@ -547,6 +590,11 @@ impl Service {
             Err(err) => tracing::debug!(volume = self.name, "poll: {err}"),
         }
     }
+}
+
+/// The members that are being filled.
+fn filling(array: &Status) -> impl Iterator<Item = &MemberReport> {
+    array.members.iter().filter(|report| report.standing == MemberStanding::Rebuilding)
 }
 
 /// What a look at all connections found.

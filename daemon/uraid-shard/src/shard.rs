@@ -145,7 +145,7 @@ impl Shard {
         config: ShardConfig,
         on_exit: impl FnOnce(ShardExit) + Send + 'static,
     ) -> Result<ShardHandle, SpawnError> {
-        let ShardConfig { name, assembly, members, read_only, engine, tuning } = config;
+        let ShardConfig { name, assembly, members, read_only, engine, tuning, listener } = config;
         if members.len() != assembly.members.len() {
             let (assembled, opened) = (assembly.members.len(), members.len());
             return Err(SpawnError::Members { assembled, opened });
@@ -189,6 +189,7 @@ impl Shard {
         let inbox = Inbox { commands: receiver, bell: Arc::clone(&bell) };
         let thread_name: String = format!("uraid {name}").chars().take(15).collect();
         let service = Service::new(name, runner, reserve, slots, tuning, paths, inbox);
+        let service = service.with_listener(listener);
         std::thread::Builder::new()
             .name(thread_name)
             .spawn(move || {

@@ -9,6 +9,7 @@ use tracing::Level;
 use uraid_blockio::BackendChoice;
 use uraid_core::{Geometry, MemberId, MemberReport, Notice, Status, SyncKind, Tick};
 
+use crate::latency::{ClientOps, MemberOps};
 use crate::runner::{IoCounters, MemberError};
 
 /// Notices kept, and alerts.
@@ -33,6 +34,8 @@ pub struct ShardStatus {
     pub sync: Option<SyncInfo>,
     /// What clients asked for since the start.
     pub clients: ClientCounters,
+    /// How long that took.
+    pub client_ops: ClientOps,
     /// What members and engine did since the start.
     pub io: IoCounters,
     /// What the engine's backends did since the start.
@@ -70,6 +73,8 @@ pub struct MemberInfo {
     pub backend: Option<BackendChoice>,
     /// Its errors since the start.
     pub errors: Option<MemberError>,
+    /// What it did since the start, and how long that took.
+    pub ops: MemberOps,
 }
 
 /// A background pass.
@@ -122,6 +127,8 @@ pub struct NoticeRecord {
     pub at: SystemTime,
     /// What.
     pub notice: Notice,
+    /// How grave it is.
+    pub level: Level,
     /// The same in words.
     pub text: String,
     /// The member that it is about was at this path.
@@ -135,28 +142,33 @@ pub struct AlertRecord {
     pub at: SystemTime,
     /// What.
     pub alert: Alert,
+    /// How grave it is.
+    pub level: Level,
     /// The same in words.
     pub text: String,
 }
 
-/// Keeps the last alerts and logs each.
+/// Keeps the last alerts.
 #[derive(Debug, Default)]
 pub(crate) struct AlertLog {
     kept: VecDeque<AlertRecord>,
 }
 
 impl AlertLog {
-    pub(crate) fn add(&mut self, volume: &str, alert: Alert) {
+    /// Takes an alert in; gives the record of it.
+    pub(crate) fn add(&mut self, alert: Alert) -> AlertRecord {
         let text = alert.to_string();
-        match &alert {
-            Alert::GivingUpLate { .. } => tracing::error!(volume, "{text}"),
-            Alert::Revived { .. } | Alert::Removed { .. } => tracing::info!(volume, "{text}"),
-            _ => tracing::warn!(volume, "{text}"),
-        }
+        let level = match &alert {
+            Alert::GivingUpLate { .. } => Level::ERROR,
+            Alert::Revived { .. } | Alert::Removed { .. } => Level::INFO,
+            _ => Level::WARN,
+        };
         if self.kept.len() >= NOTICES_KEPT {
             self.kept.pop_front();
         }
-        self.kept.push_back(AlertRecord { at: SystemTime::now(), alert, text });
+        let record = AlertRecord { at: SystemTime::now(), alert, level, text };
+        self.kept.push_back(record.clone());
+        record
     }
 
     pub(crate) fn all(&self) -> Vec<AlertRecord> {
@@ -164,25 +176,23 @@ impl AlertLog {
     }
 }
 
-/// Keeps the last notices and logs each.
+/// Keeps the last notices.
 #[derive(Debug, Default)]
 pub(crate) struct NoticeLog {
     kept: VecDeque<NoticeRecord>,
 }
 
 impl NoticeLog {
-    pub(crate) fn add(&mut self, volume: &str, notice: Notice, path: Option<&Path>) {
+    /// Takes a notice in; gives the record of it.
+    pub(crate) fn add(&mut self, notice: Notice, path: Option<&Path>) -> NoticeRecord {
         let (level, text) = describe(&notice, path);
-        match level {
-            Level::ERROR => tracing::error!(volume, "{text}"),
-            Level::WARN => tracing::warn!(volume, "{text}"),
-            _ => tracing::info!(volume, "{text}"),
-        }
         if self.kept.len() >= NOTICES_KEPT {
             self.kept.pop_front();
         }
         let path = path.map(Path::to_owned);
-        self.kept.push_back(NoticeRecord { at: SystemTime::now(), notice, text, path });
+        let record = NoticeRecord { at: SystemTime::now(), notice, level, text, path };
+        self.kept.push_back(record.clone());
+        record
     }
 
     pub(crate) fn all(&self) -> Vec<NoticeRecord> {
@@ -394,7 +404,7 @@ mod tests {
         let mut log = NoticeLog::default();
         for member in 0..150 {
             let notice = Notice::MemberInSync { member: MemberId(member), role: uraid_core::Role(0) };
-            log.add("v", notice, Some(Path::new("/dev/x")));
+            log.add(notice, Some(Path::new("/dev/x")));
         }
         let all = log.all();
         assert_eq!(all.len(), NOTICES_KEPT);

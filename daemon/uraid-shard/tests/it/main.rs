@@ -9,4 +9,6 @@ mod offload;
 #[cfg(test)]
 mod runner;
 #[cfg(test)]
+mod told;
+#[cfg(test)]
 mod volume;

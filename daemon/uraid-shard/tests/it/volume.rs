@@ -15,7 +15,7 @@ use nbd_rs::{
 };
 use uraid_blockio::{Member, OpenOptions};
 use uraid_shard::{
-    NewConnection, Shard, ShardConfig, ShardExit, ShardHandle, ShardStatus, Tuning, cpu_engine,
+    NewConnection, News, Shard, ShardConfig, ShardExit, ShardHandle, ShardStatus, Tuning, cpu_engine,
 };
 
 /// How long anything may take before a test fails.
@@ -47,6 +47,8 @@ pub(crate) struct Volume {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) handle: ShardHandle,
     pub(crate) exit: Receiver<ShardExit>,
+    /// What it told.
+    pub(crate) news: Receiver<News>,
     pub(crate) export: ExportInfo,
 }
 
@@ -120,6 +122,11 @@ impl Volume {
         let assembly = assemble(&dir);
         let members = assembly.members.iter();
         let members = members.map(|m| Member::open(path(&dir, m.found), OpenOptions::default()).unwrap());
+        let (herald, news) = channel();
+        let listener = move |told| {
+            // A test that failed has gone away.
+            let _ = herald.send(told);
+        };
         let config = ShardConfig {
             name: "test".to_owned(),
             members: members.collect(),
@@ -127,6 +134,7 @@ impl Volume {
             read_only: false,
             engine,
             tuning,
+            listener: Some(Box::new(listener)),
         };
         let (tell, exit) = channel();
         let handle = Shard::spawn(config, move |exit| {
@@ -146,7 +154,7 @@ impl Volume {
         };
         let block = BlockSizes::new(512, CHUNK, 32 << 20).unwrap();
         let export = ExportInfo::new("test", handle.geometry().array_bytes(), block, features).unwrap();
-        Self { dir, handle, exit, export }
+        Self { dir, handle, exit, news, export }
     }
 
     pub(crate) fn member_path(&self, member: usize) -> PathBuf {

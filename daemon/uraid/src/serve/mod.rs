@@ -89,6 +89,7 @@ pub fn run(config: Config) -> Result<(), Failure> {
         read_only: config.read_only,
         engine,
         tuning: tuning::tuning(&config),
+        listener: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::operating(format!("cannot start: {error}")))?;
