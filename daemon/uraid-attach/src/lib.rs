@@ -10,6 +10,7 @@
 //! | [`Events`] | which device lost a socket |
 //! | [`socket_pairs`] | connections to the kernel |
 //! | [`replace_sockets`] | new sockets after a crash, in the one order that works |
+//! | [`ioctl`] | the older way in, for hosts without netlink in reach |
 //! | [`Host`] | sysfs, /proc and /dev: what is attached, queue limits, who holds a device |
 //! | [`Capability`], [`Host::module_loaded`] | whether it can work at all |
 //!
@@ -19,6 +20,7 @@
 mod capability;
 mod error;
 mod host;
+pub mod ioctl;
 mod netlink;
 mod params;
 mod replace;

@@ -32,21 +32,23 @@ pub struct Replace {
 /// place, reporting success. So, in this order:
 ///
 /// 1. `old`, the ends of the server's side as far as they are still there, are shut down. From here on no
-///    answer on them reaches the kernel.
-/// 2. It is waited until the kernel has noticed: one [`Event::LinkDead`] each on `events`, which therefore
+///    request on them reaches the server, and no answer the kernel.
+/// 2. `fence` is called. It returns when whoever served `old`, in this process or in one that has died, has
+///    dropped the requests that were not started, and those that were started **have ended**: the kernel
+///    sends them again, and a late write would overwrite what came after it.
+/// 3. It is waited until the kernel has noticed: one [`Event::LinkDead`] each on `events`, which therefore
 ///    was subscribed before; or until nothing dies any more.
-/// 3. `RECONFIGURE` with new sockets.
-/// 4. The kernel's ends are closed here. What the kernel threw away shows as closed from the other end;
-///    then more places have to become free, and it goes on with 2 for those that are missing.
+/// 4. `RECONFIGURE` with new sockets.
+/// 5. The kernel's ends are closed here. What the kernel threw away shows as closed from the other end;
+///    then more places have to become free, and it goes on with 3 for those that are missing.
 ///
-/// **Before** the call, whoever served `old` must have dropped the requests that it had not started, and
-/// must have ended those that it had: the kernel sends them again on the new sockets, and a late write would
-/// overwrite what came after it. That happens when their timers fire ([`Connect::timeout`]), not at once;
-/// new requests come at once, and wait in the sockets until they are served.
+/// New requests come on the new sockets at once, and wait there until they are served. Those that were in
+/// flight come again when their timers fire ([`Connect::timeout`]), not sooner.
 ///
 /// # Errors
-/// [`AttachError::TooLate`] if the kernel took none within the time; otherwise as
-/// [`Netlink::reconfigure`]. If it took fewer than asked for, the call succeeds with these.
+/// What `fence` returns, before the kernel was asked for anything; [`AttachError::TooLate`] if the kernel took
+/// none within the time; otherwise as [`Netlink::reconfigure`]. If it took fewer than asked for, the call
+/// succeeds with these.
 ///
 /// [`Connect::timeout`]: crate::Connect::timeout
 pub fn replace_sockets(
@@ -54,8 +56,8 @@ pub fn replace_sockets(
     events: &mut Events,
     wanted: &Replace,
     old: &[BorrowedFd<'_>],
+    fence: impl FnOnce() -> Result<(), AttachError>,
 ) -> Result<Vec<OwnedFd>, AttachError> {
-    let deadline = Instant::now() + wanted.within;
     while events.next()?.is_some() {}
     for socket in old {
         match shutdown(socket.as_raw_fd(), Shutdown::Both) {
@@ -63,6 +65,9 @@ pub fn replace_sockets(
             Err(error) => return Err(AttachError::io("shut down an old socket", error)),
         }
     }
+    fence()?;
+    // The fence has its own deadline, or none: a member's write may take as long as it takes.
+    let deadline = Instant::now() + wanted.within;
     let mut taken = Vec::new();
     let mut expected = old.len();
     loop {
