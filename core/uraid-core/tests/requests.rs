@@ -373,6 +373,24 @@ fn only_zeroes_may_be_longer_than_64_mib() {
     }));
 }
 
+/// The second may be the first once more, sent again by a kernel that gave up on the connection: when it is
+/// answered, nothing of the first may be left to be written.
+#[test]
+fn zeroes_that_overlap_are_written_in_order_of_arrival() {
+    let zeroes = RequestKind::WriteZeroes { fua: false };
+    let mut d = Driver::dirty(Shape { rows: 400, ..Shape::raid5() });
+    let (row, rows) = (d.row(), 100);
+    let other = d.ask(zeroes, 200 * row, rows * row);
+    let first = d.ask(zeroes, 0, rows * row);
+    let again = d.ask(zeroes, 0, rows * row);
+    let part = d.ask(zeroes, (rows - 1) * row, row);
+    let small = d.ask(zeroes, 350 * row, CHUNK);
+    d.rest();
+    let place = |id| d.completed.iter().position(|done| *done == (id, Ok(()))).expect("answered");
+    assert!(place(first) < place(again) && place(first) < place(part) && place(again) < place(part));
+    assert!(place(small) < place(first) && place(small) < place(other), "others do not wait for all of it");
+}
+
 #[test]
 fn a_stop_drains_requests_then_flushes_then_marks_clean() {
     let mut d = Driver::dirty(Shape::raid5());

@@ -10,6 +10,7 @@ use nix::sys::time::TimeSpec;
 use uraid_core::Tick;
 
 use crate::conn::{Connection, ConnectionError, Received};
+use crate::handover::ConnectionKind;
 
 /// Names a connection; a name of the past finds nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +32,7 @@ pub(crate) struct Client {
     generation: u64,
     pub(crate) connection: Connection,
     pub(crate) peer: String,
+    pub(crate) kind: ConnectionKind,
     /// There may be something to read, or something that waited may go on.
     ready: bool,
     /// Until then it is looked at in every turn.
@@ -97,16 +99,18 @@ impl Clients {
         self.count
     }
 
-    pub(crate) fn insert(&mut self, connection: Connection, peer: String) {
+    pub(crate) fn insert(&mut self, connection: Connection, peer: String, kind: ConnectionKind) {
         self.generation += 1;
         self.count += 1;
         let client = Client {
             generation: self.generation,
+            // A predecessor may have left answers to be sent.
+            dirty: connection.has_output(),
             connection,
             peer,
+            kind,
             ready: true,
             hot_until: Tick::default(),
-            dirty: false,
             writable: false,
         };
         match self.places.iter_mut().find(|place| place.is_none()) {
@@ -158,6 +162,16 @@ impl Clients {
         for client in self.places.iter_mut().flatten() {
             client.ready |= client.connection.is_blocked();
         }
+    }
+
+    /// Takes all of them away.
+    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Client> + use<> {
+        self.count = 0;
+        std::mem::take(&mut self.places).into_iter().flatten()
+    }
+
+    pub(crate) fn pause_all(&mut self) {
+        self.places.iter_mut().flatten().for_each(|client| client.connection.pause());
     }
 
     pub(crate) fn drain_all(&mut self) {

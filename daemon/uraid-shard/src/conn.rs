@@ -58,6 +58,9 @@ pub enum ConnectionError {
     /// The client kept others waiting.
     #[error("the client held memory that others waited for, and did not move")]
     Stalled,
+    /// The kernel shut it down, and sends what was not answered again, elsewhere.
+    #[error("the kernel shut it down; its requests that were not begun are dropped")]
+    Replaced,
     /// The client does not speak the protocol.
     #[error("the client misbehaved: {0}")]
     Client(#[from] ClientMisbehaved),
@@ -97,6 +100,15 @@ enum Reading {
     End,
 }
 
+/// What a connection begins with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pending<'a> {
+    /// What was received beyond the handshake, or of requests that a predecessor did not begin.
+    pub(crate) leftover: &'a [u8],
+    /// Answers of a predecessor that were not sent.
+    pub(crate) unsent: &'a [u8],
+}
+
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -105,6 +117,10 @@ pub(crate) struct Connection {
     limits: ConnectionLimits,
     input: Input,
     reading: Reading,
+    /// The header of the last request as it was received, for whoever may have to read it once more.
+    header: Vec<u8>,
+    /// It begins no further request: what comes is left to a successor.
+    paused: bool,
     /// The last write was large.
     large: bool,
     /// The last attempt to be let in failed for want of memory.
@@ -150,25 +166,31 @@ struct Input {
 }
 
 impl Connection {
-    /// Takes over a socket after the handshake. `leftover` is what the handshake received beyond its end.
+    /// Takes over a socket after the handshake, or from a process before this one.
     pub(crate) fn new(
         socket: OwnedFd,
         session: Session,
-        leftover: &[u8],
+        pending: Pending<'_>,
         limits: ConnectionLimits,
         now: Tick,
     ) -> Self {
+        let mut out = Outbox::default();
+        if !pending.unsent.is_empty() {
+            out.head(pending.unsent);
+        }
         Self {
             socket,
             session,
             limits,
-            input: Input::new(leftover),
+            input: Input::new(pending.leftover),
             reading: Reading::Header,
+            header: Vec::new(),
+            paused: false,
             large: false,
             hungry: false,
             in_flight: 0,
             bytes: 0,
-            out: Outbox::default(),
+            out,
             full: false,
             inward: Pace::from(now),
             outward: Pace::from(now),
@@ -183,6 +205,7 @@ impl Connection {
     /// Whether the socket is of interest for reading.
     pub(crate) fn wants_read(&self) -> bool {
         match self.reading {
+            Reading::Header | Reading::Payload(..) if self.paused => false,
             Reading::Header | Reading::Skip(..) => self.out.head_bytes() < HEADS_MAX,
             Reading::Payload(..) => true,
             Reading::Admission(_) | Reading::End => false,
@@ -241,6 +264,45 @@ impl Connection {
     /// From now on every new request is answered with `ESHUTDOWN`.
     pub(crate) fn drain(&mut self) {
         self.session.drain();
+    }
+
+    /// From now on it begins no request: what was received of one, and what comes, is left to whoever gets
+    /// [`hand_over`](Self::hand_over). A payload that nobody wants is received to its end.
+    pub(crate) fn pause(&mut self) {
+        self.paused = true;
+        self.hungry = false;
+    }
+
+    /// Whether the array has none of its requests.
+    pub(crate) fn has_nothing_in_flight(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// Whether it was paused, has come to a place where a successor can go on, and has no request under way.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.paused && self.in_flight == 0 && !matches!(self.reading, Reading::Skip(..))
+    }
+
+    /// The socket, and what a successor has to know: the rules, every byte that was read and belongs to no
+    /// request that was answered, and every byte of answers that was not sent. None if it is at its end, or
+    /// not settled.
+    pub(crate) fn hand_over(self) -> Option<(OwnedFd, Session, Vec<u8>, Vec<u8>)> {
+        if !self.is_settled() {
+            return None;
+        }
+        let mut leftover = Vec::new();
+        match &self.reading {
+            Reading::Header => {}
+            Reading::Admission(_) => leftover.extend_from_slice(&self.header),
+            Reading::Payload(_, buf, have) => {
+                leftover.extend_from_slice(&self.header);
+                leftover.extend(buf.to_vec().get(..*have).unwrap_or_default());
+            }
+            Reading::Skip(..) | Reading::End => return None,
+        }
+        leftover
+            .extend_from_slice(self.input.bytes.get(self.input.start..self.input.end).unwrap_or_default());
+        Some((self.socket, self.session, leftover, self.out.into_bytes()))
     }
 
     /// Whether no request is under way and nothing is left to be sent.
@@ -326,6 +388,9 @@ impl Connection {
     /// Goes through what was received as far as it goes.
     fn parse(&mut self, now: Tick, grants: Grants<'_>, work: &mut Vec<Work>) -> Result<(), ConnectionError> {
         loop {
+            if self.paused && !matches!(self.reading, Reading::Skip(..)) {
+                return Ok(());
+            }
             let reading = std::mem::replace(&mut self.reading, Reading::Header);
             let (next, go_on) = match reading {
                 Reading::Header => self.parse_header()?,
@@ -346,6 +411,8 @@ impl Connection {
             return Ok((Reading::Header, false));
         }
         let Some(header) = self.input.take_header() else { return Ok((Reading::Header, false)) };
+        self.header.clear();
+        self.header.extend_from_slice(&header);
         Ok(match validate(&RequestHeader::decode(&header), &self.session) {
             Verdict::Execute(request) => (Reading::Admission(request), true),
             Verdict::Answer(answer) => (Reading::Skip(answer, answer.skip as usize), true),
@@ -520,6 +587,10 @@ impl Input {
 
     /// Moves what is there to the front.
     fn compact(&mut self) {
+        if self.len() == 0 && self.bytes.len() > INPUT_BYTES {
+            // It was made for the leftover of a predecessor, which may be half a payload.
+            *self = Self::new(&[]);
+        }
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             self.end -= self.start;

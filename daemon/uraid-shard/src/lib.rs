@@ -26,6 +26,7 @@ mod clients;
 mod clock;
 mod config;
 mod conn;
+mod handover;
 mod latency;
 mod lower;
 mod memory;
@@ -44,6 +45,7 @@ mod sys;
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use config::{EngineError, POOL_BYTES_MIN, ShardConfig, SpawnError, Tuning, cpu_engine, engine};
 pub use conn::{ConnectionError, ConnectionLimits};
+pub use handover::{ConnectionKind, HandedOver};
 pub use latency::{
     ClientOp, ClientOps, Histogram, LATENCY_BOUNDS, MemberOp, MemberOps, OpStats, latency_bound_us,
 };

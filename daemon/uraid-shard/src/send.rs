@@ -98,6 +98,23 @@ impl Outbox {
         Ok(sent)
     }
 
+    /// What was not sent, in order.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut heads = self.heads.get(self.sent..).unwrap_or_default();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Heads(n) => {
+                    let (now, later) = heads.split_at(heads.len().min(*n));
+                    heads = later;
+                    bytes.extend_from_slice(now);
+                }
+                Piece::Payload(buf, at) => bytes.extend(buf.to_vec().get(*at..).unwrap_or_default()),
+            }
+        }
+        bytes
+    }
+
     fn gather(&self) -> io::Result<Gather<'_>> {
         let mut gather = Gather::new();
         let mut heads = self.heads.get(self.sent..).unwrap_or_default();

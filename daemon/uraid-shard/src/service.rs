@@ -26,7 +26,8 @@ use uraid_core::{
 use crate::clients::{ClientKey, Clients};
 use crate::clock::MonotonicClock;
 use crate::config::Tuning;
-use crate::conn::{Connection, ConnectionError, Received, Work};
+use crate::conn::{Connection, ConnectionError, Pending, Received, Work};
+use crate::handover::{ConnectionKind, HandOver, HandOverOrder, Next};
 use crate::latency::{ClientOp, ClientOps};
 use crate::news::{Herald, Listener, News};
 use crate::runner::{Fatal, Finished, NewRequest, Progress, Runner};
@@ -101,6 +102,7 @@ pub(crate) struct Service {
     /// Until when to look again instead of sleeping.
     spin_until: Tick,
     stopping: Option<Tick>,
+    hand_over: Option<HandOver>,
 }
 
 impl Service {
@@ -138,6 +140,7 @@ impl Service {
             last_wait_check: Tick::default(),
             spin_until: Tick::default(),
             stopping: None,
+            hand_over: None,
         }
     }
 
@@ -159,7 +162,13 @@ impl Service {
                 }
             }
         };
+        let clients = self.clients.take_all();
+        let hand_over = self.hand_over.take();
+        // Whoever is told of a hand-over may take the members.
         self.leave();
+        if let Some(hand_over) = hand_over {
+            hand_over.tell(&exit, clients);
+        }
         exit
     }
 
@@ -190,13 +199,14 @@ impl Service {
         self.take_alerts();
         self.clients.close_ended();
         self.look_after(now);
+        let handed = self.go_on_handing_over(now);
         if let Some(exit) = self.exit(now) {
             return Ok(Some(exit));
         }
         if input.any || delivered {
             self.spin_until = self.after_spin(self.runner.now());
         }
-        let busy = input.any || input.more || delivered || progress != Progress::Idle;
+        let busy = input.any || input.more || delivered || handed || progress != Progress::Idle;
         if busy || self.runner.owes_idle() {
             self.last_busy = now;
             if now.0.saturating_sub(self.last_look.0) > LOOK_AFTER {
@@ -244,7 +254,9 @@ impl Service {
         let deadline = self.stopping?;
         let late = now >= deadline;
         match self.runner.stopped() {
-            Some(clean) if late || self.all_told(now) => Some(ShardExit::Stopped { clean }),
+            Some(clean) if late || self.hand_over.is_some() || self.all_told(now) => {
+                Some(ShardExit::Stopped { clean })
+            }
             None if late => Some(ShardExit::TimedOut),
             _ => None,
         }
@@ -253,6 +265,29 @@ impl Service {
     /// Whether every client was told everything, but for those that do not listen.
     fn all_told(&self, now: Tick) -> bool {
         self.clients.all(|connection| connection.is_quiet() || connection.is_deaf(now, GRACE))
+    }
+
+    /// Does the next thing about a hand-over, if there is one (see [`crate::handover`]). Says whether that
+    /// was anything, so that there may be more to do at once.
+    fn go_on_handing_over(&mut self, now: Tick) -> bool {
+        let settled = self.runner.in_flight() == 0 && self.clients.all(Connection::is_settled);
+        let sent = settled && self.clients.all(Connection::is_quiet);
+        let Some(hand_over) = &mut self.hand_over else { return false };
+        match hand_over.look(now, settled, sent) {
+            Next::Wait => false,
+            Next::DropSlow => {
+                let slow = |one: &Connection| one.has_nothing_in_flight() && !one.is_settled();
+                let before = self.clients.len();
+                while let Some(key) = self.clients.find(slow) {
+                    self.give_up(key, &ConnectionError::Stalled, now);
+                }
+                self.clients.len() < before
+            }
+            Next::Stop => {
+                self.runner.stop();
+                true
+            }
+        }
     }
 
     fn receive_all(&mut self, now: Tick) -> Result<Input, Fatal> {
@@ -274,6 +309,17 @@ impl Service {
             let received = client.connection.receive(now, grants, &mut work);
             let any = !work.is_empty() || matches!(received, Ok(Received::More));
             client.received(&received);
+            // Looked at after the bytes were taken and before anything is begun: as long as the kernel had
+            // not shut it down by now, it has not sent the same elsewhere.
+            let late = client.kind == ConnectionKind::Kernel
+                && !work.is_empty()
+                && socket::peer_is_gone(client.connection.fd());
+            if late {
+                work.clear();
+                self.work = work;
+                self.give_up(key, &ConnectionError::Replaced, now);
+                return Ok(());
+            }
             let (starves, ending) = (client.connection.starves(), client.connection.is_ending());
             self.line_up(key, starves, now);
             if ending {
@@ -442,13 +488,24 @@ impl Service {
             Command::Fail(name, reply) => reply(self.fail(&name)),
             Command::Add(member, device_uuid, reply) => reply(self.add(member, device_uuid)),
             Command::Engine(change) => self.runner.change_engine(change),
+            Command::HandOver(HandOverOrder { deadline, reply }) => {
+                if self.stopping.is_some() {
+                    return;
+                }
+                tracing::info!(volume = self.name, "handing over");
+                self.stopping = Some(deadline_from(now, deadline));
+                self.clients.pause_all();
+                self.hand_over = Some(HandOver::new(reply, now));
+            }
             Command::Stop(deadline) => self.stop(now, deadline),
         }
     }
 
     fn connect(&mut self, new: NewConnection, now: Tick) {
-        let NewConnection { socket, session, leftover, peer } = new;
-        if self.stopping.is_some() || self.clients.len() >= self.tuning.connections {
+        let NewConnection { socket, session, leftover, peer, kind, unsent } = new;
+        let full = self.clients.len() >= self.tuning.connections && kind != ConnectionKind::Kernel;
+        let leaving = self.stopping.is_some() && self.hand_over.is_none();
+        if leaving || full {
             let most = self.tuning.connections;
             let why = match self.stopping {
                 Some(_) => "the volume is being stopped".to_owned(),
@@ -462,8 +519,13 @@ impl Service {
         }
         tracing::info!(volume = self.name, peer, "connected");
         self.counters.connections += 1;
-        let connection = Connection::new(socket, session, &leftover, self.tuning.connection, now);
-        self.clients.insert(connection, peer);
+        let pending = Pending { leftover: &leftover, unsent: &unsent };
+        let mut connection = Connection::new(socket, session, pending, self.tuning.connection, now);
+        if self.hand_over.is_some() {
+            // It came from its handshake too late, and goes along.
+            connection.pause();
+        }
+        self.clients.insert(connection, peer, kind);
     }
 
     fn fail(&mut self, name: &MemberName) -> Result<MemberId, FailError> {
@@ -502,8 +564,7 @@ impl Service {
     }
 
     fn stop(&mut self, now: Tick, deadline: Duration) {
-        let nanoseconds = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
-        let deadline = Tick(now.0.saturating_add(nanoseconds));
+        let deadline = deadline_from(now, deadline);
         if let Some(earlier) = &mut self.stopping {
             *earlier = deadline.min(*earlier);
             return;
@@ -554,7 +615,8 @@ impl Service {
     fn sleep(&mut self, now: Tick) {
         let waits = self.memory_is_short() || self.runner.stopped().is_some();
         let check = waits.then(|| Tick(now.0.saturating_add(WAITERS_EVERY)));
-        let wake = [self.runner.wake_at(), self.stopping, check].into_iter().flatten().min();
+        let handing_over = self.hand_over.as_ref().and_then(HandOver::wake_at);
+        let wake = [self.runner.wake_at(), self.stopping, check, handing_over].into_iter().flatten().min();
         let now = self.runner.now();
         let timeout = wake.map(|at| Duration::from_nanos(at.0.saturating_sub(now.0)));
         self.look(now, timeout);
@@ -595,6 +657,11 @@ impl Service {
 /// The members that are being filled.
 fn filling(array: &Status) -> impl Iterator<Item = &MemberReport> {
     array.members.iter().filter(|report| report.standing == MemberStanding::Rebuilding)
+}
+
+/// The time that is so far away.
+fn deadline_from(now: Tick, time: Duration) -> Tick {
+    Tick(now.0.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)))
 }
 
 /// What a look at all connections found.

@@ -18,6 +18,7 @@ use uraid_core::{AddRefused, Array, ArrayConfig, FailRefused, Geometry, MemberId
 
 use crate::clock::MonotonicClock;
 use crate::config::{POOL_BYTES_MIN, ShardConfig, SpawnError};
+use crate::handover::{ConnectionKind, HandOverOrder, HandedOver};
 use crate::memory::{Memory, MemoryConfig};
 use crate::offload::EngineChange;
 use crate::runner::Runner;
@@ -25,17 +26,21 @@ use crate::service::{Inbox, Service};
 use crate::share::reserve_bytes;
 use crate::status::ShardStatus;
 
-/// A client's socket after the handshake.
+/// A client's socket after the handshake, the kernel's, or one that a process before this one let go of.
 #[derive(Debug)]
 pub struct NewConnection {
     /// The socket, unix or TCP. Everything that the handshake has to say was sent.
     pub socket: OwnedFd,
     /// What was agreed: [`Session::new`].
     pub session: Session,
-    /// What was received beyond the end of the handshake.
+    /// What was received beyond the end of the handshake, or beyond the last request that was done.
     pub leftover: Vec<u8>,
     /// Whom to name in the log.
     pub peer: String,
+    /// Who is at the other end.
+    pub kind: ConnectionKind,
+    /// Answers that are to be sent before all others.
+    pub unsent: Vec<u8>,
 }
 
 /// How an operator names a member.
@@ -108,6 +113,7 @@ pub(crate) enum Command {
     Fail(MemberName, Reply<Result<MemberId, FailError>>),
     Add(Member, [u8; 16], Reply<Result<MemberId, AddError>>),
     Engine(EngineChange),
+    HandOver(HandOverOrder),
     Stop(Duration),
 }
 
@@ -299,6 +305,21 @@ impl ShardHandle {
     /// [`ShardGone`].
     pub fn stop(&self, deadline: Duration) -> Result<(), ShardGone> {
         self.tell(Command::Stop(deadline))
+    }
+
+    /// Stops the shard as [`stop`](Self::stop) does, but leaves the clients to a successor: none is told
+    /// anything, and each finds its requests done or still to be done. `reply` is called when the members
+    /// are closed, before `on_exit`; it is dropped if the shard did not come that far within `deadline`, and
+    /// then the connections are closed.
+    ///
+    /// # Errors
+    /// [`ShardGone`]; `reply` is dropped.
+    pub fn hand_over(
+        &self,
+        deadline: Duration,
+        reply: impl FnOnce(HandedOver) + Send + 'static,
+    ) -> Result<(), ShardGone> {
+        self.tell(Command::HandOver(HandOverOrder { deadline, reply: Box::new(reply) }))
     }
 
     fn tell(&self, command: Command) -> Result<(), ShardGone> {

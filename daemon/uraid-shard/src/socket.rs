@@ -1,7 +1,8 @@
 //! Socket options for the transmission phase.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname, setsockopt, sockopt};
 
 /// Buffer space of a unix socket in bytes. The default of 208 KiB is less than one large request, so that
@@ -31,4 +32,20 @@ pub(crate) fn tune(socket: &OwnedFd) -> nix::Result<()> {
         _ => {}
     }
     Ok(())
+}
+
+/// Whether the other end was shut down or closed, or the socket is broken: nobody waits for answers, and
+/// whoever asked may have asked somebody else by now. What was sent before is readable all the same.
+pub(crate) fn peer_is_gone(socket: BorrowedFd<'_>) -> bool {
+    let gone = PollFlags::from_bits_retain(libc::POLLRDHUP) | PollFlags::POLLHUP | PollFlags::POLLERR;
+    let mut fds = [PollFd::new(socket, gone)];
+    loop {
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(nix::Error::EINTR) => {}
+            // A socket that cannot be asked is not one to be believed.
+            Err(_) => return true,
+        }
+    }
 }

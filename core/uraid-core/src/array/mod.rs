@@ -133,8 +133,10 @@ pub struct Array {
     quiet: bool,
     cache: Cache,
     requests: BTreeMap<crate::ReqId, Request>,
-    /// Requests of which parts wait to be issued.
+    /// Requests of which parts wait to be issued: zeroes, and writes that overlap them.
     throttled: VecDeque<crate::ReqId>,
+    /// Requests that came.
+    arrivals: u64,
     /// Parts of requests for zeroes that are under way.
     zero_parts: u32,
     /// Write requests that were not answered yet.
@@ -207,6 +209,7 @@ impl Array {
             cache,
             requests: BTreeMap::new(),
             throttled: VecDeque::new(),
+            arrivals: 0,
             zero_parts: 0,
             writes_open: 0,
             ios: Slab::default(),

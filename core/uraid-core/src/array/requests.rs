@@ -26,6 +26,14 @@ pub(super) struct Request {
     pub(super) error: Option<RequestError>,
     /// It is in line for more parts.
     pub(super) throttled: bool,
+    /// How many requests came before it.
+    pub(super) arrival: u64,
+}
+
+impl Request {
+    fn overlaps(&self, other: &Request) -> bool {
+        self.offset < other.offset + other.len && other.offset < self.offset + self.len
+    }
 }
 
 /// Flush requests, served in rounds: one flush of every member answers all who asked before it began.
@@ -58,7 +66,10 @@ impl Array {
         self.last_client = self.now;
         self.quiet = false;
         self.cache.arrived();
-        let request = Request { kind, offset, len, issued: 0, parts: 0, error: None, throttled: false };
+        let arrival = self.arrivals;
+        self.arrivals += 1;
+        let request =
+            Request { kind, offset, len, issued: 0, parts: 0, error: None, throttled: false, arrival };
         self.requests.insert(id, request);
         if kind == RequestKind::Flush {
             // Held writes were not answered, so the flush does not cover them; but whoever flushes
@@ -73,6 +84,11 @@ impl Array {
         }
         if len == 0 {
             self.finish_request(id);
+            return;
+        }
+        let zeroes = matches!(kind, RequestKind::WriteZeroes { .. });
+        if zeroes && !self.throttled.is_empty() || kind.writes() && self.has_older_overlap(id) {
+            self.throttle(id);
             return;
         }
         self.issue(id);
@@ -109,8 +125,7 @@ impl Array {
             }
             let zero = matches!(request.kind, RequestKind::WriteZeroes { .. });
             if zero && self.zero_parts >= zero_limit {
-                request.throttled = true;
-                self.throttled.push_back(id);
+                self.throttle(id);
                 return;
             }
             self.zero_parts += u32::from(zero);
@@ -136,15 +151,43 @@ impl Array {
         }
     }
 
-    /// Goes on with requests for zeroes as others of their parts are done.
+    fn throttle(&mut self, id: ReqId) {
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.throttled = true;
+            self.throttled.push_back(id);
+        }
+    }
+
+    /// Goes on with requests for zeroes as others of their parts are done. They take turns, but what overlaps
+    /// an older one comes after it, as it would if all parts were issued on arrival: the younger may be the
+    /// same request once more, and when that is answered the older must not write any more, for what was
+    /// written since would be lost.
     pub(super) fn issue_throttled(&mut self) {
         while self.zero_parts < ZERO_PARTS_A_SLOT * self.config.slots {
-            let Some(id) = self.throttled.pop_front() else { return };
+            let Some(mut id) = self.throttled.pop_front() else { return };
+            if self.has_older_overlap(id)
+                && let Some(oldest) = self.take_oldest_throttled()
+            {
+                self.throttled.push_back(id);
+                id = oldest;
+            }
             if let Some(request) = self.requests.get_mut(&id) {
                 request.throttled = false;
                 self.issue(id);
             }
         }
+    }
+
+    fn has_older_overlap(&self, id: ReqId) -> bool {
+        let Some(request) = self.requests.get(&id) else { return false };
+        let mut others = self.throttled.iter().filter_map(|other| self.requests.get(other));
+        others.any(|other| other.arrival < request.arrival && other.overlaps(request))
+    }
+
+    fn take_oldest_throttled(&mut self) -> Option<ReqId> {
+        let arrival = |id: &ReqId| self.requests.get(id).map_or(u64::MAX, |request| request.arrival);
+        let (at, _) = self.throttled.iter().enumerate().min_by_key(|(_, id)| arrival(id))?;
+        self.throttled.remove(at)
     }
 
     fn issue_read(&mut self, piece: Piece, part: Part, first: u64, end: u64) {

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod devices;
 #[cfg(test)]
+mod handover;
+#[cfg(test)]
 mod nbd;
 #[cfg(test)]
 mod offload;

@@ -187,7 +187,7 @@ impl Volume {
         ours.set_write_timeout(Some(PATIENCE)).unwrap();
         let session = Session::new(&self.export, &negotiated);
         let leftover = leftover.to_vec();
-        self.handle.connect(NewConnection { socket, session, leftover, peer: "test".to_owned() }).unwrap();
+        self.handle.connect(NewConnection::client(socket, session, leftover, "test".to_owned())).unwrap();
         Client { stream: ours, input: Vec::new(), cookie: 0 }
     }
 
@@ -227,6 +227,11 @@ pub(crate) struct Client {
 pub(crate) type Answered = (u64, Result<Vec<u8>, Errno>);
 
 impl Client {
+    /// Over a socket of which the other end was connected already.
+    pub(crate) fn over(stream: UnixStream) -> Self {
+        Self { stream, input: Vec::new(), cookie: 0 }
+    }
+
     pub(crate) fn request(&mut self, command: Command, offset: u64, len: u32) -> Request {
         self.cookie += 1;
         Request::new(command, self.cookie, offset, len)

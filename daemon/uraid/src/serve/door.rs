@@ -97,7 +97,7 @@ impl Door {
         match stream.into_fd() {
             Ok(socket) => {
                 let leftover = agreed.leftover;
-                if self.shard.connect(NewConnection { socket, session, leftover, peer }).is_err() {
+                if self.shard.connect(NewConnection::client(socket, session, leftover, peer)).is_err() {
                     tracing::debug!("a client came when the volume had stopped");
                 }
             }
