@@ -59,6 +59,8 @@ class Case:
         safe = "".join(c if c.isalnum() else "-" for c in name)[:40]
         self.dir = Path(tempfile.mkdtemp(prefix=f"uraid-{safe}.", dir=scratch_root(need_bytes)))
         self.unmounts = []
+        # Directories of daemons that outlive this test, whose logs are kept with its own.
+        self.also_logs = []
         self._undo = contextlib.ExitStack()
         self._undo.callback(shutil.rmtree, self.dir, ignore_errors=True)
         self.log = open(self.dir / "test.log", "a", encoding="utf-8", buffering=1)
@@ -72,8 +74,9 @@ class Case:
         self.log.close()
         if keep_logs_in is not None:
             keep_logs_in.mkdir(parents=True, exist_ok=True)
-            for log in self.dir.rglob("*.log"):
-                shutil.copy(log, keep_logs_in / "-".join(log.relative_to(self.dir).parts))
+            for place in (self.dir, *self.also_logs):
+                for log in place.rglob("*.log"):
+                    shutil.copy(log, keep_logs_in / "-".join(log.relative_to(place.parent).parts[place == self.dir:]))
         self._undo.close()
 
     def part(self, name):
