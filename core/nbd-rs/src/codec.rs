@@ -136,11 +136,6 @@ impl<const N: usize> Frame<N> {
         self
     }
 
-    /// All `N` bytes; those that were not written are zero.
-    pub(crate) fn into_array(self) -> [u8; N] {
-        self.bytes
-    }
-
     /// The encoded bytes.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()

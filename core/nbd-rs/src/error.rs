@@ -31,9 +31,12 @@ pub enum ClientMisbehaved {
     /// A request does not start with the request magic: the client is out of step.
     #[error("request starts with {0:#010x} and not with the request magic; the stream is out of step")]
     RequestMagic(u32),
-    /// A `WRITE` announces more payload than [`limit::PAYLOAD`].
-    #[error("write announces {0} bytes of payload, more than {max}", max = limit::PAYLOAD)]
-    PayloadTooLarge(u32),
+    /// `EXPORT_NAME` after extended headers were negotiated, which only `GO` can follow.
+    #[error("client chose its export by EXPORT_NAME after it had negotiated extended headers")]
+    ExportNameExtended,
+    /// A request announces more payload than [`limit::PAYLOAD`].
+    #[error("request announces {0} bytes of payload, more than {max}", max = limit::PAYLOAD)]
+    PayloadTooLarge(u64),
 }
 
 /// Why a client gives a server up.
@@ -84,7 +87,18 @@ pub enum ServerMisbehaved {
         /// The chunk's type.
         kind: u16,
         /// The chunk's payload length in bytes.
-        len: u32,
+        len: u64,
+    },
+    /// A reply to a request that is not in flight.
+    #[error("reply to the cookie {0:#x}, which no request in flight has")]
+    UnknownCookie(u64),
+    /// A reply that does not fit the request it names.
+    #[error("reply to the cookie {cookie:#x} does not fit its request: {what}")]
+    WrongReply {
+        /// The request's cookie.
+        cookie: u64,
+        /// What is wrong with it.
+        what: &'static str,
     },
 }
 
@@ -111,6 +125,19 @@ pub enum ApiMisuse {
     /// A maximum payload that is less than the preferred block size, or than the minimum block size.
     #[error("maximum payload {0} is less than the preferred block size")]
     MaximumPayload(u32),
+    /// A metadata context that an export cannot have.
+    #[error("\"{0}\" is no metadata context of the form namespace:leaf, or one too many")]
+    Context(String),
+    /// A request that is longer than the session's headers can say.
+    #[error("a request of {0} bytes needs extended headers")]
+    RequestLength(u64),
+    /// A request whose cookie is that of another request in flight.
+    #[error("the cookie {0:#x} belongs to a request that is not answered yet")]
+    CookieInUse(u64),
+    /// A request that the session has no way to ask: `BLOCK_STATUS` without a context, or with one that was
+    /// not selected.
+    #[error("block status can be asked for contexts that were selected, and at least one")]
+    StatusContexts,
     /// An export of more than 2^63 - 1 bytes, which no client can address.
     #[error("an export of {0} bytes is too large: clients address at most 2^63 - 1 bytes")]
     Size(u64),

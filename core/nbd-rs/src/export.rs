@@ -2,6 +2,7 @@
 //! nothing later has to check them again.
 
 use crate::error::ApiMisuse;
+use crate::session::{Context, Contexts, Headers};
 use crate::text;
 use crate::wire::{limit, transmission_flag};
 
@@ -76,12 +77,16 @@ pub struct Features {
     pub cache: bool,
     /// A flush on one connection covers the writes that were answered on all of them.
     pub multi_conn: bool,
+    /// `RESIZE` is served (draft extension). Leave it off unless the server carries
+    /// [`crate::Command::Resize`] out and tells the sessions with [`crate::Session::resized`].
+    pub resize: bool,
 }
 
 impl Features {
-    /// The export's [`transmission_flag`] bits. `DF` is there only when `structured` replies were
-    /// negotiated; a read-only export offers no command that writes.
-    pub fn transmission_flags(self, structured: bool) -> u16 {
+    /// The export's [`transmission_flag`] bits for a session with these `headers`, in which these `contexts`
+    /// were selected. `DF` is there only when replies come in chunks; a read-only export offers no command
+    /// that writes.
+    pub fn transmission_flags(self, headers: Headers, contexts: Contexts) -> u16 {
         use transmission_flag as bit;
         let writes = !self.read_only;
         let bits = [
@@ -92,10 +97,12 @@ impl Features {
             (self.rotational, bit::ROTATIONAL),
             (self.trim && writes, bit::SEND_TRIM),
             (self.write_zeroes && writes, bit::SEND_WRITE_ZEROES),
-            (structured, bit::SEND_DF),
+            (headers.has_chunks(), bit::SEND_DF),
             (self.multi_conn, bit::CAN_MULTI_CONN),
+            (self.resize && writes, bit::SEND_RESIZE),
             (self.cache, bit::SEND_CACHE),
             (self.offers_fast_zero(), bit::SEND_FAST_ZERO),
+            (headers.is_extended() && !contexts.is_empty(), bit::BLOCK_STATUS_PAYLOAD),
         ];
         bits.into_iter().filter(|(on, _)| *on).fold(0, |flags, (_, bit)| flags | bit)
     }
@@ -114,11 +121,12 @@ pub struct ExportInfo {
     size: u64,
     block: BlockSizes,
     features: Features,
+    contexts: Vec<String>,
 }
 
 impl ExportInfo {
     /// An export of `size` bytes (rounded down to the minimum block size, as the rest could not be
-    /// addressed).
+    /// addressed), with `base:allocation` as its only metadata context.
     ///
     /// # Errors
     /// [`ApiMisuse::BadString`] for a name over 4096 bytes or with NUL, [`ApiMisuse::Size`] above 2^63 - 1.
@@ -133,7 +141,25 @@ impl ExportInfo {
             return Err(ApiMisuse::Size(size));
         }
         let size = size - size % u64::from(block.minimum);
-        Ok(ExportInfo { name, description: String::new(), size, block, features })
+        let contexts = vec![Context::BASE_ALLOCATION_NAME.to_owned()];
+        Ok(ExportInfo { name, description: String::new(), size, block, features, contexts })
+    }
+
+    /// The same export with one more metadata context, `namespace:leaf`; namespaces that are not registered
+    /// with the protocol begin with `x-`. The place among [`ExportInfo::contexts`] is its [`Context`].
+    ///
+    /// # Errors
+    /// [`ApiMisuse::Context`] for a name without a namespace or a leaf, over 4096 bytes, with NUL, or that
+    /// the export has already; and for the 33rd context.
+    pub fn with_context(mut self, name: impl Into<String>) -> Result<Self, ApiMisuse> {
+        let name = name.into();
+        let parts = name.split_once(':').is_some_and(|(space, leaf)| !space.is_empty() && !leaf.is_empty());
+        let fits = parts && text::parse(name.as_bytes()).is_ok() && self.contexts.len() < limit::CONTEXTS;
+        if !fits || self.contexts.contains(&name) {
+            return Err(ApiMisuse::Context(text::sanitise(&name, 80)));
+        }
+        self.contexts.push(name);
+        Ok(self)
     }
 
     /// The same export with a text for people, shown by clients that list exports.
@@ -167,6 +193,16 @@ impl ExportInfo {
     /// What it can do.
     pub fn features(&self) -> Features {
         self.features
+    }
+
+    /// The names of its metadata contexts, in the order of [`Context::place`].
+    pub fn contexts(&self) -> &[String] {
+        &self.contexts
+    }
+
+    /// The context of exactly this name.
+    pub fn context(&self, name: &str) -> Option<Context> {
+        self.contexts.iter().position(|known| known == name).and_then(Context::nth)
     }
 }
 
@@ -221,11 +257,41 @@ mod tests {
             fast_zero: true,
             cache: true,
             multi_conn: true,
+            resize: false,
         };
-        assert_eq!(all.transmission_flags(true), 0xdfd);
-        assert_eq!(all.transmission_flags(false), 0xd7d);
-        assert_eq!(Features { read_only: true, ..all }.transmission_flags(false), 0x51f);
-        assert_eq!(Features { write_zeroes: false, ..all }.transmission_flags(false), 0x53d);
-        assert_eq!(Features::default().transmission_flags(false), 1);
+        let one = Contexts::NONE.with(Context::BASE_ALLOCATION);
+        let flags =
+            |features: Features, headers: Headers| features.transmission_flags(headers, Contexts::NONE);
+        assert_eq!(flags(all, Headers::Structured), 0xdfd);
+        assert_eq!(flags(all, Headers::Simple), 0xd7d);
+        assert_eq!(flags(Features { rotational: false, ..all }, Headers::Simple), 0xd6d);
+        assert_eq!(flags(all, Headers::Extended), 0xdfd);
+        assert_eq!(all.transmission_flags(Headers::Extended, one), 0x1dfd);
+        assert_eq!(all.transmission_flags(Headers::Structured, one), 0xdfd);
+        assert_eq!(flags(Features { resize: true, ..all }, Headers::Simple), 0xf7d);
+        let read_only = Features { read_only: true, resize: true, ..all };
+        assert_eq!(flags(read_only, Headers::Simple), 0x51f);
+        assert_eq!(flags(Features { write_zeroes: false, ..all }, Headers::Simple), 0x53d);
+        assert_eq!(flags(Features::default(), Headers::Simple), 1);
+    }
+
+    #[test]
+    fn contexts_have_a_namespace_and_a_leaf() {
+        let info = ExportInfo::new("v", 4096, BlockSizes::default(), Features::default()).unwrap();
+        let two = info.clone().with_context("x-own:thing").unwrap();
+        assert_eq!(two.contexts(), ["base:allocation", "x-own:thing"]);
+        assert_eq!(two.context("x-own:thing").map(Context::id), Some(2));
+        assert_eq!(two.context("base:allocation"), Some(Context::BASE_ALLOCATION));
+        assert_eq!(two.context("x-own:"), None);
+        let long = format!("x-own:{}", "y".repeat(5000));
+        for bad in ["", "x-own", "x-own:", ":thing", "x-own:thing", "base:allocation", "x\0:y", long.as_str()]
+        {
+            assert!(two.clone().with_context(bad).is_err(), "{bad:?}");
+        }
+        let mut many = info;
+        for i in 1..limit::CONTEXTS {
+            many = many.with_context(format!("x-own:{i}")).unwrap();
+        }
+        assert!(many.with_context("x-own:more").is_err());
     }
 }

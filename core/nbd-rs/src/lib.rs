@@ -4,17 +4,19 @@
 //! bytes that arrived, in any pieces, and gives bytes to send. The numbers of the protocol are in [`wire`],
 //! what an export is in [`ExportInfo`].
 //!
-//! A server runs [`ServerHandshake`] until its [`Outcome`]. In transmission it reads 28 bytes,
-//! [`RequestHeader::decode`]s them, asks [`validate`], and answers with the encoders of [`Session`]. A client
-//! runs [`ClientHandshake`], sends [`Request::header`]s and takes replies apart with [`reply::decode`].
+//! A server runs [`ServerHandshake`] until its [`Outcome`]. In transmission it reads a header
+//! ([`Headers::request_len`] bytes), takes it apart with [`RequestHeader::parse`], asks [`validate`], and
+//! answers with the encoders of [`Session`]. A client runs [`ClientHandshake`] and then [`ClientSession`],
+//! which holds every reply against the request that it answers.
 //!
 //! Promises: no input makes this crate panic, allocate what was only announced, or lose its place in the
 //! stream while it says that the session goes on; text that reaches the peer is sanitised. Left to the
 //! transport: deadlines, the number of connections and of requests in flight, the memory for payloads (at
 //! most [`wire::limit::PAYLOAD`] a request), and TLS itself: `STARTTLS` is [`Outcome::StartTls`].
 //!
-//! Served: fixed newstyle with every option of the baseline, structured replies, `base:allocation`. Not
-//! served: oldstyle, 64-bit headers (extension draft), resize (extension draft).
+//! Spoken on both sides: fixed newstyle with every option of the protocol, structured replies, extended
+//! (64-bit) headers, any metadata contexts, `RESIZE` as far as its draft goes. Not spoken: oldstyle, and the
+//! withdrawn `PEEK_EXPORT`.
 //!
 //! ```
 //! use nbd_rs::{BlockSizes, ExportInfo, Features, Outcome, ServerConfig, ServerHandshake};
@@ -55,11 +57,15 @@ mod session;
 mod text;
 pub mod wire;
 
-pub use client::{ClientFed, ClientHandshake, HandshakeError, Remote, Wanted};
+pub use client::{
+    ClientFed, ClientHandshake, ClientOutcome, ClientSession, Event, Goal, HandshakeError, Listed, Remote,
+    RemoteContext, SessionFed, WantTls, Wanted,
+};
 pub use codec::Frame;
 pub use error::{ApiMisuse, ClientMisbehaved, Errno, ServerMisbehaved};
 pub use export::{BlockSizes, ExportInfo, Features};
-pub use request::{Answer, Command, Request, RequestHeader, Verdict, validate};
+pub use reply::Extent;
+pub use request::{Answer, Command, Request, RequestHeader, StatusFilter, Verdict, validate};
 pub use server::{Close, Fed, Outcome, ServerConfig, ServerHandshake, TlsPolicy};
-pub use session::{Context, Contexts, Negotiated, Session};
+pub use session::{Context, Contexts, Headers, Negotiated, Session};
 pub use text::sanitise;

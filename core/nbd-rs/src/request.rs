@@ -2,18 +2,21 @@
 //! function between them.
 //!
 //! After `validate` said [`Verdict::Execute`] nothing about a request needs checking again: the range lies
-//! in the export and on block boundaries, the length is not zero (but for a flush), and every flag that
-//! is set was offered.
+//! in the export and on block boundaries, the length is not zero (but for a flush and a resize), and every
+//! flag that is set was offered.
 
 use crate::codec::{Frame, Reader};
 use crate::error::{ClientMisbehaved, Errno};
-use crate::session::Session;
-use crate::wire::{REQUEST_LEN, REQUEST_MAGIC, cmd, cmd_flag, limit};
+use crate::session::{Context, Contexts, Headers, Session};
+use crate::wire::{
+    EXTENDED_REQUEST_LEN, EXTENDED_REQUEST_MAGIC, REQUEST_LEN, REQUEST_MAGIC, STATUS_FILTER_LEN, cmd,
+    cmd_flag, limit,
+};
 
-/// The 28 bytes in front of every request, taken apart and not judged.
+/// What is in front of every request, taken apart and not judged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RequestHeader {
-    /// Should be [`REQUEST_MAGIC`].
+    /// Should be [`REQUEST_MAGIC`], or [`EXTENDED_REQUEST_MAGIC`] in a session with extended headers.
     pub magic: u32,
     /// [`cmd_flag`] bits.
     pub flags: u16,
@@ -23,35 +26,61 @@ pub struct RequestHeader {
     pub cookie: u64,
     /// First byte of the range.
     pub offset: u64,
-    /// Length of the range in bytes.
-    pub len: u32,
+    /// Length of the range in bytes; with [`cmd_flag::PAYLOAD_LEN`], of the payload.
+    pub len: u64,
 }
 
 impl RequestHeader {
-    /// Takes the header apart. Any 28 bytes are a header; [`validate`] judges them.
+    /// Takes a compact header apart. Any 28 bytes are a header; [`validate`] judges them.
     pub fn decode(bytes: &[u8; REQUEST_LEN]) -> Self {
-        // Every field lies in the 28 bytes, so none of the defaults is ever taken.
         let mut reader = Reader::new(bytes);
+        let header = Self::decode_start(&mut reader);
+        RequestHeader { len: u64::from(reader.u32().unwrap_or_default()), ..header }
+    }
+
+    /// Takes an extended header apart. Any 32 bytes are a header; [`validate`] judges them.
+    pub fn decode_extended(bytes: &[u8; EXTENDED_REQUEST_LEN]) -> Self {
+        let mut reader = Reader::new(bytes);
+        let header = Self::decode_start(&mut reader);
+        RequestHeader { len: reader.u64().unwrap_or_default(), ..header }
+    }
+
+    /// Takes the header at the front of `bytes` apart, of the kind that the session has; `None` if it is not
+    /// all there. It takes [`Headers::request_len`] bytes.
+    pub fn parse(bytes: &[u8], headers: Headers) -> Option<Self> {
+        match headers {
+            Headers::Extended => bytes.first_chunk().map(Self::decode_extended),
+            Headers::Simple | Headers::Structured => bytes.first_chunk().map(Self::decode),
+        }
+    }
+
+    /// All but the length. Every field lies in the bytes, so none of the defaults is ever taken.
+    fn decode_start(reader: &mut Reader<'_>) -> Self {
         RequestHeader {
             magic: reader.u32().unwrap_or_default(),
             flags: reader.u16().unwrap_or_default(),
             command: reader.u16().unwrap_or_default(),
             cookie: reader.u64().unwrap_or_default(),
             offset: reader.u64().unwrap_or_default(),
-            len: reader.u32().unwrap_or_default(),
+            len: 0,
         }
     }
 
-    /// The header as it travels.
-    pub fn encode(&self) -> [u8; REQUEST_LEN] {
-        Frame::<REQUEST_LEN>::new()
+    /// The header as it travels, with these fields and in this form. A compact one cannot say more than
+    /// 2^32 - 1 bytes and says so many at most; [`crate::ClientSession::request`] refuses such a request.
+    pub fn encode(&self, headers: Headers) -> Frame<EXTENDED_REQUEST_LEN> {
+        let start = Frame::new()
             .put(&self.magic.to_be_bytes())
             .put(&self.flags.to_be_bytes())
             .put(&self.command.to_be_bytes())
             .put(&self.cookie.to_be_bytes())
-            .put(&self.offset.to_be_bytes())
-            .put(&self.len.to_be_bytes())
-            .into_array()
+            .put(&self.offset.to_be_bytes());
+        match headers {
+            Headers::Extended => start.put(&self.len.to_be_bytes()),
+            Headers::Simple | Headers::Structured => {
+                start.put(&u32::try_from(self.len).unwrap_or(u32::MAX).to_be_bytes())
+            }
+        }
     }
 }
 
@@ -72,6 +101,8 @@ pub enum Command {
     WriteZeroes,
     /// Report the status of the range.
     BlockStatus,
+    /// Change the size of the export to [`Request::offset`] bytes (draft extension).
+    Resize,
 }
 
 impl Command {
@@ -85,6 +116,7 @@ impl Command {
             Command::Cache => cmd::CACHE,
             Command::WriteZeroes => cmd::WRITE_ZEROES,
             Command::BlockStatus => cmd::BLOCK_STATUS,
+            Command::Resize => cmd::RESIZE,
         }
     }
 
@@ -97,12 +129,13 @@ impl Command {
             cmd::CACHE => Command::Cache,
             cmd::WRITE_ZEROES => Command::WriteZeroes,
             cmd::BLOCK_STATUS => Command::BlockStatus,
+            cmd::RESIZE => Command::Resize,
             _ => return None,
         })
     }
 
     fn writes(self) -> bool {
-        matches!(self, Command::Write | Command::Trim | Command::WriteZeroes)
+        matches!(self, Command::Write | Command::Trim | Command::WriteZeroes | Command::Resize)
     }
 }
 
@@ -113,10 +146,11 @@ pub struct Request {
     pub command: Command,
     /// The client's name for it; the reply carries it.
     pub cookie: u64,
-    /// First byte of the range; zero for a flush.
+    /// First byte of the range; zero for a flush, the new size for a resize.
     pub offset: u64,
-    /// Bytes of the range; zero only for a flush.
-    pub len: u32,
+    /// Bytes of the range; zero only for a flush and a resize. At most [`limit::PAYLOAD`] for a read and a
+    /// write; in a session with extended headers the others go to the end of the export.
+    pub len: u64,
     /// Answer only when the request's own writes are durable. May be set on any command.
     pub fua: bool,
     /// `Read`: at most one content chunk.
@@ -127,11 +161,13 @@ pub struct Request {
     pub fast_zero: bool,
     /// `BlockStatus`: one extent a context, no longer than `len`.
     pub req_one: bool,
+    /// `BlockStatus`: the contexts to report, none for other commands.
+    pub contexts: Contexts,
 }
 
 impl Request {
-    /// A request for a range with no flag set.
-    pub fn new(command: Command, cookie: u64, offset: u64, len: u32) -> Self {
+    /// A request for a range with no flag set and no context named.
+    pub fn new(command: Command, cookie: u64, offset: u64, len: u64) -> Self {
         Request {
             command,
             cookie,
@@ -142,20 +178,23 @@ impl Request {
             no_hole: false,
             fast_zero: false,
             req_one: false,
+            contexts: Contexts::NONE,
         }
     }
 
-    /// The header that asks for it.
-    pub fn header(&self) -> RequestHeader {
+    /// The header that asks for it in a session with these headers. A `BlockStatus` that is to be answered
+    /// for some of the selected contexts only needs a payload too, see [`crate::ClientSession::status_of`].
+    pub fn header(&self, headers: Headers) -> RequestHeader {
         let bits = [
             (self.fua, cmd_flag::FUA),
             (self.no_hole, cmd_flag::NO_HOLE),
             (self.df, cmd_flag::DF),
             (self.req_one, cmd_flag::REQ_ONE),
             (self.fast_zero, cmd_flag::FAST_ZERO),
+            (headers.is_extended() && self.command == Command::Write, cmd_flag::PAYLOAD_LEN),
         ];
         RequestHeader {
-            magic: REQUEST_MAGIC,
+            magic: if headers.is_extended() { EXTENDED_REQUEST_MAGIC } else { REQUEST_MAGIC },
             flags: bits.into_iter().filter(|(on, _)| *on).fold(0, |flags, (_, bit)| flags | bit),
             command: self.command.to_wire(),
             cookie: self.cookie,
@@ -164,12 +203,17 @@ impl Request {
         }
     }
 
-    /// Bytes that follow the request's header on the stream.
-    pub fn payload_len(&self) -> u32 {
+    /// Bytes of data that follow the request's header on the stream.
+    pub fn payload_len(&self) -> u64 {
         if self.command == Command::Write { self.len } else { 0 }
     }
 
-    fn from_header(command: Command, header: &RequestHeader) -> Self {
+    /// Whether there is something to carry out.
+    fn needs_work(&self) -> bool {
+        self.len > 0 || matches!(self.command, Command::Flush | Command::Resize)
+    }
+
+    fn from_header(command: Command, header: &RequestHeader, session: &Session) -> Self {
         let has = |bit: u16| header.flags & bit != 0;
         Request {
             command,
@@ -181,6 +225,7 @@ impl Request {
             no_hole: has(cmd_flag::NO_HOLE),
             fast_zero: has(cmd_flag::FAST_ZERO),
             req_one: has(cmd_flag::REQ_ONE),
+            contexts: if command == Command::BlockStatus { session.contexts() } else { Contexts::NONE },
         }
     }
 }
@@ -192,10 +237,19 @@ pub struct Answer {
     pub cookie: u64,
     /// `Ok` for a request of zero length, which there is nothing to do for; else the error and a text.
     pub result: Result<(), (Errno, &'static str)>,
-    /// Payload bytes that follow the header and must be read and thrown away.
-    pub skip: u32,
+    /// Payload bytes that follow the header and must be read and thrown away; at most [`limit::PAYLOAD`].
+    pub skip: u64,
+    /// The request's offset, which extended replies repeat.
+    pub(crate) offset: u64,
     /// The request is a `READ`, whose answer has its own form in a structured session.
     pub(crate) is_read: bool,
+}
+
+/// The header of a `BLOCK_STATUS` that names contexts in a payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StatusFilter {
+    header: RequestHeader,
+    len: usize,
 }
 
 /// What to do with a request.
@@ -203,6 +257,9 @@ pub struct Answer {
 pub enum Verdict {
     /// Read [`Request::payload_len`] bytes and carry it out.
     Execute(Request),
+    /// Read [`StatusFilter::payload_len`] bytes and ask [`StatusFilter::resolve`]. Only in sessions that
+    /// [filter](Session::filters_status).
+    ReadFilter(StatusFilter),
     /// Read and drop [`Answer::skip`] bytes, then send [`Session::answer`].
     Answer(Answer),
     /// The client is done: read nothing more, finish and answer what is in flight, close. No reply.
@@ -215,38 +272,69 @@ pub enum Verdict {
 ///
 /// A request that fails is answered with the errno that the protocol names: `EPERM` for writes to a
 /// read-only export, `ENOSPC` for `WRITE` and `WRITE_ZEROES` past the end and `EINVAL` for the others,
-/// `EINVAL` for unknown commands, flags that do not belong to the command or were not offered, and ranges
-/// off the minimum block size, `EOVERFLOW` for a structured `READ` above [`limit::PAYLOAD`], `ESHUTDOWN`
-/// for everything once the session is draining.
+/// `EINVAL` for unknown commands, flags that do not belong to the command or were not offered, payloads
+/// where there should be none, and ranges off the minimum block size, `EOVERFLOW` for a `READ` above
+/// [`limit::PAYLOAD`] that is answered in chunks, `ESHUTDOWN` for everything once the session is draining.
 pub fn validate(header: &RequestHeader, session: &Session) -> Verdict {
-    if header.magic != REQUEST_MAGIC {
+    let extended = session.headers().is_extended();
+    if header.magic != if extended { EXTENDED_REQUEST_MAGIC } else { REQUEST_MAGIC } {
         return Verdict::Close(ClientMisbehaved::RequestMagic(header.magic));
     }
-    let payload = if header.command == cmd::WRITE { header.len } else { 0 };
-    if payload > limit::PAYLOAD {
+    let has_payload =
+        if extended { header.flags & cmd_flag::PAYLOAD_LEN != 0 } else { header.command == cmd::WRITE };
+    let payload = if has_payload { header.len } else { 0 };
+    if payload > u64::from(limit::PAYLOAD) {
         return Verdict::Close(ClientMisbehaved::PayloadTooLarge(payload));
     }
     if header.command == cmd::DISC {
         return Verdict::Disconnect;
     }
     let result = match check(header, session) {
-        Ok(request) if request.len > 0 || request.command == Command::Flush => {
-            return Verdict::Execute(request);
-        }
-        Ok(_) => Ok(()),
+        Ok(Checked::Filter(filter)) => return Verdict::ReadFilter(filter),
+        Ok(Checked::Request(request)) if request.needs_work() => return Verdict::Execute(request),
+        Ok(Checked::Request(_)) => Ok(()),
         Err(refusal) => Err(refusal),
     };
-    Verdict::Answer(Answer {
+    Verdict::Answer(Answer { skip: payload, ..answer(header, result) })
+}
+
+impl StatusFilter {
+    /// Bytes of the payload that follows the header: few enough to be gathered, whoever sends them.
+    pub fn payload_len(&self) -> usize {
+        self.len
+    }
+
+    /// Judges the request now that its payload is there.
+    pub fn resolve(&self, payload: &[u8], session: &Session) -> Verdict {
+        let result = match payload.len() == self.len {
+            true => filtered(&self.header, payload, session),
+            false => Err((Errno::Inval, "the list of contexts is incomplete")),
+        };
+        match result {
+            Ok(request) => Verdict::Execute(request),
+            Err(refusal) => Verdict::Answer(answer(&self.header, Err(refusal))),
+        }
+    }
+}
+
+fn answer(header: &RequestHeader, result: Result<(), Refusal>) -> Answer {
+    Answer {
         cookie: header.cookie,
         result,
-        skip: payload,
+        skip: 0,
+        offset: header.offset,
         is_read: header.command == cmd::READ,
-    })
+    }
 }
 
 type Refusal = (Errno, &'static str);
 
-fn check(header: &RequestHeader, session: &Session) -> Result<Request, Refusal> {
+enum Checked {
+    Request(Request),
+    Filter(StatusFilter),
+}
+
+fn check(header: &RequestHeader, session: &Session) -> Result<Checked, Refusal> {
     if session.is_draining() {
         return Err((Errno::Shutdown, "the server is shutting down"));
     }
@@ -258,7 +346,43 @@ fn check(header: &RequestHeader, session: &Session) -> Result<Request, Refusal> 
     if header.flags & !flag_mask(command, session) != 0 {
         return Err((Errno::Inval, "a command flag is unknown, not offered, or not for this command"));
     }
-    let request = Request::from_header(command, header);
+    let has_payload = header.flags & cmd_flag::PAYLOAD_LEN != 0;
+    if command == Command::Write && session.headers().is_extended() && !has_payload {
+        return Err((Errno::Inval, "a write with extended headers needs the payload flag"));
+    }
+    if command == Command::BlockStatus && has_payload {
+        return filter(header).map(Checked::Filter);
+    }
+    let request = Request::from_header(command, header, session);
+    check_range(&request, session)?;
+    Ok(Checked::Request(request))
+}
+
+/// A list of contexts that can be right: whole ids, at least one, and no more than there can be.
+fn filter(header: &RequestHeader) -> Result<StatusFilter, Refusal> {
+    const MOST: usize = STATUS_FILTER_LEN + 4 * limit::CONTEXTS;
+    match usize::try_from(header.len) {
+        Ok(len) if len > STATUS_FILTER_LEN && len <= MOST && len % 4 == 0 => {
+            Ok(StatusFilter { header: *header, len })
+        }
+        _ => Err((Errno::Inval, "the list of contexts is empty, too long, or not made of whole ids")),
+    }
+}
+
+fn filtered(header: &RequestHeader, payload: &[u8], session: &Session) -> Result<Request, Refusal> {
+    let mut reader = Reader::new(payload);
+    let len = reader.u64().ok_or((Errno::Inval, "the list of contexts is incomplete"))?;
+    let mut contexts = Contexts::NONE;
+    while let Some(id) = reader.u32() {
+        let context = Context::with_id(id).filter(|context| session.contexts().contains(*context));
+        let context = context.ok_or((Errno::Inval, "a context in the list was not selected"))?;
+        if contexts.contains(context) {
+            return Err((Errno::Inval, "a context is in the list twice"));
+        }
+        contexts = contexts.with(context);
+    }
+    let request = Request::from_header(Command::BlockStatus, header, session);
+    let request = Request { len, contexts, ..request };
     check_range(&request, session)?;
     Ok(request)
 }
@@ -271,6 +395,7 @@ fn check_offered(command: Command, session: &Session) -> Result<(), Refusal> {
         Command::Trim => features.trim,
         Command::Cache => features.cache,
         Command::WriteZeroes => features.write_zeroes,
+        Command::Resize => features.resize,
         Command::BlockStatus if session.contexts().is_empty() => {
             return Err((Errno::Inval, "no metadata context was selected in the handshake"));
         }
@@ -285,19 +410,26 @@ fn flag_mask(command: Command, session: &Session) -> u16 {
     let when = |on: bool, bit: u16| if on { bit } else { 0 };
     let own = match command {
         Command::Read => when(session.structured(), cmd_flag::DF),
+        Command::Write => when(session.headers().is_extended(), cmd_flag::PAYLOAD_LEN),
         Command::WriteZeroes => cmd_flag::NO_HOLE | when(features.offers_fast_zero(), cmd_flag::FAST_ZERO),
-        Command::BlockStatus => cmd_flag::REQ_ONE,
-        Command::Write | Command::Flush | Command::Trim | Command::Cache => 0,
+        Command::BlockStatus => cmd_flag::REQ_ONE | when(session.filters_status(), cmd_flag::PAYLOAD_LEN),
+        Command::Flush | Command::Trim | Command::Cache | Command::Resize => 0,
     };
     own | when(features.fua, cmd_flag::FUA)
 }
 
 fn check_range(request: &Request, session: &Session) -> Result<(), Refusal> {
-    if request.command == Command::Flush {
-        let reserved_are_zero = request.offset == 0 && request.len == 0;
-        return if reserved_are_zero { Ok(()) } else { Err((Errno::Inval, "a flush has no range")) };
+    // The minimum is a power of two, so one test over the joined bits covers offset and length.
+    let minimum = u64::from(session.block_sizes().minimum());
+    let aligned = (request.offset | request.len) & (minimum - 1) == 0;
+    match request.command {
+        Command::Flush if request.offset == 0 && request.len == 0 => return Ok(()),
+        Command::Flush => return Err((Errno::Inval, "a flush has no range")),
+        Command::Resize if request.len == 0 && aligned && request.offset <= i64::MAX as u64 => return Ok(()),
+        Command::Resize => return Err((Errno::Inval, "the new size is no size of an export")),
+        _ => {}
     }
-    let end = request.offset.checked_add(u64::from(request.len));
+    let end = request.offset.checked_add(request.len);
     if end.is_none_or(|end| end > session.size()) {
         let errno = match request.command {
             Command::Write | Command::WriteZeroes => Errno::NoSpc,
@@ -305,13 +437,11 @@ fn check_range(request: &Request, session: &Session) -> Result<(), Refusal> {
         };
         return Err((errno, "the range reaches past the end of the export"));
     }
-    // The minimum is a power of two, so one test over the joined bits covers offset and length.
-    let minimum = u64::from(session.block_sizes().minimum());
-    if (request.offset | u64::from(request.len)) & (minimum - 1) != 0 {
+    if !aligned {
         return Err((Errno::Inval, "the range is not a multiple of the minimum block size"));
     }
     match request.command {
-        Command::Read if request.len > limit::PAYLOAD => {
+        Command::Read if request.len > u64::from(limit::PAYLOAD) => {
             let errno = if session.structured() { Errno::Overflow } else { Errno::Inval };
             Err((errno, "the read is longer than the server answers in one piece"))
         }

@@ -13,12 +13,16 @@ pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 pub const OLDSTYLE_MAGIC: u64 = 0x0000_4202_8186_1253;
 /// First eight bytes of every option reply.
 pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
-/// First four bytes of every request.
+/// First four bytes of every compact request.
 pub const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// First four bytes of every request once extended headers were negotiated.
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
 /// First four bytes of a simple reply.
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// First four bytes of a structured reply chunk.
 pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+/// First four bytes of every reply chunk once extended headers were negotiated.
+pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
 /// Server greeting: u64 [`INIT_PASSWD`], u64 [`OPTION_MAGIC`], u16 [`handshake_flag`] bits.
 pub const GREETING_LEN: usize = 18;
@@ -37,12 +41,21 @@ pub const EXPORT_NAME_PADDING: usize = 124;
 /// Request: u32 [`REQUEST_MAGIC`], u16 [`cmd_flag`] bits, u16 [`cmd`] type, u64 cookie (returned as it
 /// is), u64 offset in bytes, u32 length in bytes. A [`cmd::WRITE`] is followed by that many bytes.
 pub const REQUEST_LEN: usize = 28;
+/// Extended request: u32 [`EXTENDED_REQUEST_MAGIC`], u16 [`cmd_flag`] bits, u16 [`cmd`] type, u64 cookie,
+/// u64 offset in bytes, u64 length in bytes. With [`cmd_flag::PAYLOAD_LEN`] that many bytes follow.
+pub const EXTENDED_REQUEST_LEN: usize = 32;
 /// Simple reply: u32 [`SIMPLE_REPLY_MAGIC`], u32 [`errno`] or zero, u64 cookie. A successful read is
 /// followed by the length of its request in bytes.
 pub const SIMPLE_REPLY_LEN: usize = 16;
 /// Chunk header: u32 [`STRUCTURED_REPLY_MAGIC`], u16 [`chunk_flag`] bits, u16 [`chunk`] type, u64 cookie,
 /// u32 length of the chunk's payload.
 pub const CHUNK_HEADER_LEN: usize = 20;
+/// Extended chunk header: u32 [`EXTENDED_REPLY_MAGIC`], u16 [`chunk_flag`] bits, u16 [`chunk`] type, u64
+/// cookie, u64 offset of the request (not of the chunk), u64 length of the chunk's payload.
+pub const EXTENDED_CHUNK_HEADER_LEN: usize = 32;
+/// Payload of a [`cmd::BLOCK_STATUS`] with [`cmd_flag::PAYLOAD_LEN`], in front of the ids: u64 length of the
+/// range in bytes. One u32 context id after the other follows.
+pub const STATUS_FILTER_LEN: usize = 8;
 
 /// Bits of the server's greeting (u16).
 pub mod handshake_flag {
@@ -82,12 +95,15 @@ pub mod transmission_flag {
     pub const SEND_DF: u16 = 1 << 7;
     /// A flush on one connection covers the writes answered on all of them.
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
-    /// `RESIZE` (draft extension); never set by this crate.
+    /// `RESIZE` (draft extension) is offered.
     pub const SEND_RESIZE: u16 = 1 << 9;
     /// `CACHE` is offered.
     pub const SEND_CACHE: u16 = 1 << 10;
     /// The `FAST_ZERO` command flag is offered.
     pub const SEND_FAST_ZERO: u16 = 1 << 11;
+    /// `BLOCK_STATUS` takes a list of contexts; only ever set after extended headers and a context were
+    /// negotiated (draft extension).
+    pub const BLOCK_STATUS_PAYLOAD: u16 = 1 << 12;
 }
 
 /// Options of the handshake (u32).
@@ -113,7 +129,7 @@ pub mod opt {
     pub const LIST_META_CONTEXT: u32 = 9;
     /// Select metadata contexts; data as in [`LIST_META_CONTEXT`].
     pub const SET_META_CONTEXT: u32 = 10;
-    /// 64-bit headers (draft extension); answered as unsupported.
+    /// Ask for extended, 64-bit headers in both directions (draft extension); no data.
     pub const EXTENDED_HEADERS: u32 = 11;
 }
 
@@ -181,6 +197,8 @@ pub mod cmd {
     pub const WRITE_ZEROES: u16 = 6;
     /// Report the status of the range in the selected metadata contexts.
     pub const BLOCK_STATUS: u16 = 7;
+    /// Change the size of the export to `offset` bytes; the length is zero (draft extension).
+    pub const RESIZE: u16 = 8;
 }
 
 /// Bits of a command (u16).
@@ -195,6 +213,9 @@ pub mod cmd_flag {
     pub const REQ_ONE: u16 = 1 << 3;
     /// `WRITE_ZEROES`: fail with `ENOTSUP` unless faster than a write.
     pub const FAST_ZERO: u16 = 1 << 4;
+    /// Extended headers only: the length is that of a payload that follows. Needed on `WRITE`, allowed on
+    /// `BLOCK_STATUS`.
+    pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
 /// Bits of a structured reply chunk (u16).
@@ -213,12 +234,23 @@ pub mod chunk {
     pub const OFFSET_HOLE: u16 = 2;
     /// u32 context id, then one or more of u32 length in bytes and u32 status.
     pub const BLOCK_STATUS: u16 = 5;
+    /// Extended headers only: u32 context id, u32 count, then that many (not zero) of u64 length in bytes
+    /// and u64 status.
+    pub const BLOCK_STATUS_EXT: u16 = 6;
     /// Set in every error type.
     pub const ERR_BIT: u16 = 1 << 15;
     /// u32 [`super::errno`], u16 length of a text, the text.
     pub const ERROR: u16 = ERR_BIT | 1;
     /// As [`ERROR`], then the u64 offset at which it happened.
     pub const ERROR_OFFSET: u16 = ERR_BIT | 2;
+}
+
+/// Status bits of the context `base:allocation`. A range without any is ordinary data.
+pub mod allocation {
+    /// Nothing is allocated there.
+    pub const HOLE: u32 = 1 << 0;
+    /// It reads as zeroes.
+    pub const ZERO: u32 = 1 << 1;
 }
 
 /// The only error numbers that travel (u32).
@@ -254,6 +286,15 @@ pub mod limit {
     pub const PAYLOAD: u32 = 64 * 1024 * 1024;
     /// The maximum payload that should be advertised: the one that every client may count on.
     pub const PAYLOAD_ADVERTISED: u32 = 32 * 1024 * 1024;
+    /// Most metadata contexts of one export.
+    pub const CONTEXTS: usize = 32;
+    /// Most extents that a server of this crate sends in one chunk. The protocol allows 2^20; a client asks
+    /// on where the answer ends.
+    pub const EXTENTS: usize = 4096;
+    /// Most extents in one chunk that a client of this crate takes: as many as the protocol allows.
+    pub const EXTENTS_TAKEN: u64 = 1 << 20;
+    /// Most content chunks of one answer that a client of this crate takes.
+    pub const CHUNKS_TAKEN: usize = 1 << 16;
     /// Largest minimum block size that the protocol allows, in bytes.
     pub const MINIMUM_BLOCK: u32 = 64 * 1024;
     /// Smallest preferred block size that the protocol allows, in bytes.

@@ -15,8 +15,10 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nbd_rs::wire::REQUEST_LEN;
-use nbd_rs::{Answer, ClientMisbehaved, Command, Errno, Request, RequestHeader, Session, Verdict, validate};
+use nbd_rs::{
+    Answer, ClientMisbehaved, Command, Errno, Extent, Request, RequestHeader, Session, StatusFilter, Verdict,
+    validate,
+};
 use thiserror::Error;
 use uraid_blockio::PoolBuf;
 use uraid_core::{RequestError, Tick};
@@ -28,7 +30,7 @@ use crate::sys;
 /// The small buffer: 64 KiB was measured best; 4 KiB costs two thirds of the rate, 256 KiB leaves L2.
 const INPUT_BYTES: usize = 64 << 10;
 /// A write of this many bytes is large: what follows it is probably another one.
-const LARGE_WRITE: u32 = 32 << 10;
+const LARGE_WRITE: usize = 32 << 10;
 /// Bytes of answers that may wait before no further request is read.
 const HEADS_MAX: usize = 64 << 10;
 
@@ -90,6 +92,8 @@ pub(crate) enum Received {
 enum Reading {
     /// Before a header.
     Header,
+    /// Behind the header of a request that names contexts, before their list.
+    Filter(StatusFilter),
     /// Behind the header of a request that waits to be let in.
     Admission(Request),
     /// In the payload of a write: so many bytes of it are there.
@@ -117,7 +121,7 @@ pub(crate) struct Connection {
     limits: ConnectionLimits,
     input: Input,
     reading: Reading,
-    /// The header of the last request as it was received, for whoever may have to read it once more.
+    /// The header of the last request as it was received, with its list of contexts if it has one, for whoever may have to read it once more.
     header: Vec<u8>,
     /// It begins no further request: what comes is left to a successor.
     paused: bool,
@@ -205,8 +209,8 @@ impl Connection {
     /// Whether the socket is of interest for reading.
     pub(crate) fn wants_read(&self) -> bool {
         match self.reading {
-            Reading::Header | Reading::Payload(..) if self.paused => false,
-            Reading::Header | Reading::Skip(..) => self.out.head_bytes() < HEADS_MAX,
+            Reading::Header | Reading::Filter(_) | Reading::Payload(..) if self.paused => false,
+            Reading::Header | Reading::Filter(_) | Reading::Skip(..) => self.out.head_bytes() < HEADS_MAX,
             Reading::Payload(..) => true,
             Reading::Admission(_) | Reading::End => false,
         }
@@ -293,15 +297,14 @@ impl Connection {
         let mut leftover = Vec::new();
         match &self.reading {
             Reading::Header => {}
-            Reading::Admission(_) => leftover.extend_from_slice(&self.header),
+            Reading::Filter(_) | Reading::Admission(_) => leftover.extend_from_slice(&self.header),
             Reading::Payload(_, buf, have) => {
                 leftover.extend_from_slice(&self.header);
                 leftover.extend(buf.to_vec().get(..*have).unwrap_or_default());
             }
             Reading::Skip(..) | Reading::End => return None,
         }
-        leftover
-            .extend_from_slice(self.input.bytes.get(self.input.start..self.input.end).unwrap_or_default());
+        leftover.extend_from_slice(self.input.rest());
         Some((self.socket, self.session, leftover, self.out.into_bytes()))
     }
 
@@ -347,17 +350,22 @@ impl Connection {
         }
     }
 
+    fn header_len(&self) -> usize {
+        self.session.headers().request_len()
+    }
+
     /// Bytes that the next `recvmsg` asks for behind a payload, or alone.
     fn small_part(&self) -> usize {
         // In front of a header, the buffer holds less than one.
-        let part = if self.large { REQUEST_LEN.saturating_sub(self.input.len()) } else { self.input.room() };
+        let part =
+            if self.large { self.header_len().saturating_sub(self.input.len()) } else { self.input.room() };
         part.min(self.input.room())
     }
 
     fn wanted(&self) -> usize {
         match &self.reading {
             Reading::Payload(_, buf, have) => (buf.len() - have) + self.small_part(),
-            Reading::Skip(_, left) => self.input.room().min(*left + REQUEST_LEN),
+            Reading::Skip(_, left) => self.input.room().min(*left + self.header_len()),
             _ => self.small_part(),
         }
     }
@@ -365,7 +373,7 @@ impl Connection {
     fn fill(&mut self) -> io::Result<usize> {
         self.input.compact();
         let small = match &self.reading {
-            Reading::Skip(_, left) => self.input.room().min(*left + REQUEST_LEN),
+            Reading::Skip(_, left) => self.input.room().min(*left + self.header_len()),
             _ => self.small_part(),
         };
         let room = self.input.room_mut(small);
@@ -394,6 +402,7 @@ impl Connection {
             let reading = std::mem::replace(&mut self.reading, Reading::Header);
             let (next, go_on) = match reading {
                 Reading::Header => self.parse_header()?,
+                Reading::Filter(filter) => self.parse_filter(filter)?,
                 Reading::Admission(request) => self.admit(request, now, grants, work),
                 Reading::Payload(request, buf, have) => self.parse_payload(request, buf, have, work),
                 Reading::Skip(answer, left) => self.parse_skip(answer, left),
@@ -410,12 +419,36 @@ impl Connection {
         if self.out.head_bytes() >= HEADS_MAX {
             return Ok((Reading::Header, false));
         }
-        let Some(header) = self.input.take_header() else { return Ok((Reading::Header, false)) };
+        let Some(header) = RequestHeader::parse(self.input.rest(), self.session.headers()) else {
+            return Ok((Reading::Header, false));
+        };
+        let len = self.header_len();
         self.header.clear();
-        self.header.extend_from_slice(&header);
-        Ok(match validate(&RequestHeader::decode(&header), &self.session) {
+        self.header.extend_from_slice(self.input.take(len));
+        self.follow(validate(&header, &self.session))
+    }
+
+    /// The list of contexts is short, and the small buffer holds it whole.
+    fn parse_filter(&mut self, filter: StatusFilter) -> Result<(Reading, bool), ClientMisbehaved> {
+        let len = filter.payload_len();
+        if self.input.len() < len {
+            return Ok((Reading::Filter(filter), false));
+        }
+        let list = self.input.take(len);
+        self.header.extend_from_slice(list);
+        let verdict = filter.resolve(list, &self.session);
+        self.follow(verdict)
+    }
+
+    fn follow(&mut self, verdict: Verdict) -> Result<(Reading, bool), ClientMisbehaved> {
+        Ok(match verdict {
             Verdict::Execute(request) => (Reading::Admission(request), true),
-            Verdict::Answer(answer) => (Reading::Skip(answer, answer.skip as usize), true),
+            Verdict::ReadFilter(filter) => {
+                self.large = false;
+                (Reading::Filter(filter), true)
+            }
+            // `validate` lets no payload pass that would not fit any address space.
+            Verdict::Answer(answer) => (Reading::Skip(answer, bytes(answer.skip)), true),
             Verdict::Disconnect => (Reading::End, false),
             Verdict::Close(why) => return Err(why),
         })
@@ -448,18 +481,19 @@ impl Connection {
             self.start(Work { request, payload: None }, work);
             return (Reading::Header, true);
         }
-        let bytes = self.bytes.saturating_add(footprint(request.len as usize));
-        if self.bytes > 0 && bytes > self.limits.bytes {
+        let len = bytes(request.len);
+        let held = self.bytes.saturating_add(footprint(len));
+        if self.bytes > 0 && held > self.limits.bytes {
             return (Reading::Admission(request), false);
         }
-        let Some(buf) = grants.take(self.bytes, request.len as usize) else {
+        let Some(buf) = grants.take(self.bytes, len) else {
             self.hungry = true;
             return (Reading::Admission(request), false);
         };
         self.hungry = false;
-        self.bytes = bytes;
+        self.bytes = held;
         if request.command == Command::Write {
-            self.large = request.len >= LARGE_WRITE;
+            self.large = len >= LARGE_WRITE;
             self.inward = Pace::from(now);
             return (Reading::Payload(request, buf, 0), true);
         }
@@ -497,9 +531,9 @@ impl Connection {
         match request.command {
             Command::Trim | Command::Cache => self.out.head(self.session.done(request).as_bytes()),
             Command::BlockStatus => {
-                for head in self.session.block_status_allocated(request) {
-                    self.out.head(head.as_bytes());
-                }
+                let mut answer = Vec::new();
+                self.session.block_status(request, |_| None::<Extent>, &mut answer);
+                self.out.head(&answer);
             }
             Command::WriteZeroes if request.fast_zero => {
                 let reply = self.session.error(request, Errno::NotSup, "zeroes are written like other data");
@@ -532,7 +566,7 @@ impl Connection {
             }
         }
         if matches!(request.command, Command::Read | Command::Write) {
-            self.bytes = self.bytes.saturating_sub(footprint(request.len as usize));
+            self.bytes = self.bytes.saturating_sub(footprint(bytes(request.len)));
         }
     }
 
@@ -553,6 +587,11 @@ impl Connection {
         }
         Ok(sent.bytes)
     }
+}
+
+/// A length of a payload that passed `validate`, which takes no more than 64 MiB.
+fn bytes(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
 }
 
 /// The errno of a failed request, and a text for the client's user.
@@ -598,10 +637,9 @@ impl Input {
         }
     }
 
-    fn take_header(&mut self) -> Option<[u8; REQUEST_LEN]> {
-        let header = *self.bytes.get(self.start..self.end)?.first_chunk()?;
-        self.start += REQUEST_LEN;
-        Some(header)
+    /// All that is there.
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
     /// Up to `n` bytes.

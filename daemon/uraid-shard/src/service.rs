@@ -355,7 +355,7 @@ impl Service {
         let (mut bytes, mut all) = (0, 0);
         for Work { request, payload } in work.drain(..) {
             let Some(kind) = kind_of(&request) else { continue };
-            let (offset, len) = (request.offset, u64::from(request.len));
+            let (offset, len) = (request.offset, request.len);
             let payload_bytes = payload.as_ref().map_or(0, |buf| buf.len() as u64);
             bytes += payload_bytes;
             all += payload_bytes;
@@ -681,6 +681,6 @@ fn kind_of(request: &Request) -> Option<RequestKind> {
         Command::Write => Some(RequestKind::Write { fua: request.fua }),
         Command::WriteZeroes => Some(RequestKind::WriteZeroes { fua: request.fua }),
         Command::Flush => Some(RequestKind::Flush),
-        Command::Trim | Command::Cache | Command::BlockStatus => None,
+        Command::Trim | Command::Cache | Command::BlockStatus | Command::Resize => None,
     }
 }

@@ -1,19 +1,21 @@
-//! From the server's greeting to transmission on one export.
+//! From the server's greeting to transmission on one export, or to what was asked about exports.
 //!
 //! ```text
-//! Greeting -> [STRUCTURED_REPLY] -> [SET_META_CONTEXT] -> GO --ACK--> Finished
-//!                                                         |  any other error: ABORT, Finished (refused)
-//!                                                         +--ERR_UNSUP--> EXPORT_NAME -> Finished
+//! Greeting -> [STARTTLS] -> [EXTENDED_HEADERS] -> [STRUCTURED_REPLY] -> [SET_META_CONTEXT] -> goal
+//!
+//! goal: GO ----ACK--> Ready            INFO, LIST, LIST_META_CONTEXT --ACK--> Answered, ABORT
+//!        |--ERR_UNSUP--> EXPORT_NAME --> Ready        any other error: Failed (refused), ABORT
 //! ```
 //!
 //! Options in brackets are sent if the caller wants them; a server that refuses them costs the feature, not
-//! the connection. One option is in flight at a time, as the protocol demands. Memory is bounded by
+//! the connection, but for TLS that is required. Structured replies are asked for where extended headers
+//! were refused. One option is in flight at a time, as the protocol demands. Memory is bounded by
 //! [`limit::OPTION_DATA`], and by [`REPLIES_MAX`] replies to one option.
 
 use crate::codec::{Output, Partial, Reader};
 use crate::error::{ApiMisuse, ServerMisbehaved};
 use crate::export::BlockSizes;
-use crate::session::Context;
+use crate::session::Headers;
 use crate::text;
 use crate::wire::{
     EXPORT_NAME_PADDING, EXPORT_NAME_REPLY_LEN, GREETING_LEN, INIT_PASSWD, OLDSTYLE_MAGIC, OPTION_MAGIC,
@@ -24,15 +26,46 @@ use thiserror::Error;
 /// Most replies that one option may have.
 const REPLIES_MAX: u32 = 1024;
 
+/// Whether the client secures the connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WantTls {
+    /// It stays in the clear.
+    #[default]
+    Never,
+    /// It starts TLS if the server has it. Whoever sits between the two can keep them from it.
+    IfOffered,
+    /// It starts TLS or leaves.
+    Required,
+}
+
+/// What the client comes for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Goal {
+    /// Transmission on the export: [`ClientOutcome::Transmission`].
+    #[default]
+    Go,
+    /// What `GO` would say, without going: [`ClientOutcome::Described`].
+    Describe,
+    /// The names of all exports: [`ClientOutcome::Exports`].
+    List,
+    /// The metadata contexts of the export, those that [`Wanted::contexts`] match (`namespace:` matches all
+    /// in it), or all: [`ClientOutcome::Contexts`]. Needs chunks.
+    ListContexts,
+}
+
 /// What a client asks for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
+    /// What it comes for.
+    pub goal: Goal,
     /// Name of the export; empty for the server's default.
     pub export: String,
-    /// Ask for structured replies.
-    pub structured: bool,
-    /// Ask for `base:allocation`; needs `structured`.
-    pub base_allocation: bool,
+    /// Whether to start TLS.
+    pub tls: WantTls,
+    /// The form of messages to ask for; the server may leave it at less.
+    pub headers: Headers,
+    /// Metadata contexts to select; needs chunks.
+    pub contexts: Vec<String>,
 }
 
 /// What the client learned when the handshake went well.
@@ -44,28 +77,81 @@ pub struct Remote {
     pub flags: u16,
     /// The block sizes, if the server named lawful ones; else the protocol's defaults hold.
     pub block: Option<BlockSizes>,
-    /// The server answers reads in structured replies.
-    pub structured: bool,
-    /// Id under which the server reports `base:allocation`, if it was selected.
-    pub base_allocation: Option<u32>,
+    /// The form of messages that was agreed on.
+    pub headers: Headers,
+    /// The metadata contexts that were selected.
+    pub contexts: Vec<RemoteContext>,
+    /// The export's own name, sanitised; empty if the server did not say.
+    pub name: String,
     /// The server's text about the export, sanitised; empty if it sent none.
+    pub description: String,
+}
+
+/// A metadata context that the server selected.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RemoteContext {
+    /// Its name, sanitised.
+    pub name: String,
+    /// The id under which the server reports it.
+    pub id: u32,
+}
+
+/// An export in a server's list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// Its name, sanitised.
+    pub name: String,
+    /// The server's text about it, sanitised; empty if it sent none.
     pub description: String,
 }
 
 /// Why a client's handshake failed.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum HandshakeError {
-    /// The server does not give the export. An `ABORT` is pending output; send it and close.
-    #[error("server refused the export (reply {reply:#x}): {message}")]
+    /// The server does not give what was asked for. An `ABORT` is pending output; send it and close.
+    #[error("server refused option {option} (reply {reply:#x}): {message}")]
     Refused {
+        /// The [`opt`] number that was refused: one of the goal, or `STARTTLS` where it was required.
+        option: u32,
         /// The [`rep`] error.
         reply: u32,
         /// The server's text, sanitised.
         message: String,
     },
+    /// The contexts of an export can be listed by a server that answers in chunks only, and this one does
+    /// not, or was not asked to. An `ABORT` is pending output; send it and close.
+    #[error("server has neither structured replies nor extended headers, and so no metadata contexts")]
+    NoChunks,
     /// The server broke the protocol: close.
     #[error(transparent)]
     Server(#[from] ServerMisbehaved),
+}
+
+/// How a client's handshake ended, or what it needs to go on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClientOutcome {
+    /// Both sides start TLS. Throw away all input that was not consumed, because anybody may have put it
+    /// there; carry out the TLS handshake; then call [`ClientHandshake::tls_started`] and go on with what
+    /// comes out of TLS.
+    StartTls,
+    /// Both sides are in transmission: [`crate::ClientSession`].
+    Transmission(Remote),
+    /// The answer to [`Goal::Describe`]. An `ABORT` is pending output; send it and close.
+    Described(Remote),
+    /// The answer to [`Goal::List`]. An `ABORT` is pending output; send it and close.
+    Exports(Vec<Listed>),
+    /// The answer to [`Goal::ListContexts`], names sanitised. An `ABORT` is pending output; send it and close.
+    Contexts(Vec<String>),
+}
+
+impl ClientOutcome {
+    /// What was learned of the export, if it is transmission that the handshake led to.
+    pub fn remote(&self) -> Option<&Remote> {
+        match self {
+            ClientOutcome::Transmission(remote) => Some(remote),
+            _ => None,
+        }
+    }
 }
 
 /// What [`ClientHandshake::feed`] did.
@@ -74,8 +160,8 @@ pub enum HandshakeError {
 pub struct ClientFed {
     /// Bytes of the input that were taken.
     pub consumed: usize,
-    /// Set once both sides are in transmission.
-    pub remote: Option<Remote>,
+    /// Set once the handshake is over or waits for TLS.
+    pub outcome: Option<ClientOutcome>,
 }
 
 /// The client's half of one handshake.
@@ -83,7 +169,10 @@ pub struct ClientFed {
 pub struct ClientHandshake {
     wanted: Wanted,
     remote: Remote,
+    exports: Vec<Listed>,
+    contexts: Vec<String>,
     saw_export: bool,
+    secure: bool,
     no_zeroes: bool,
     asked: u32,
     replies: u32,
@@ -98,25 +187,47 @@ enum State {
     ReplyData { kind: u32, missing: usize, data: Vec<u8> },
     ExportName(Partial<EXPORT_NAME_REPLY_LEN>),
     Padding(Partial<EXPORT_NAME_PADDING>),
+    StartTls,
     Ready,
+    Answered,
     Failed(HandshakeError),
+}
+
+/// The options in the order in which they are asked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Tls,
+    Extended,
+    Structured,
+    Contexts,
+    Goal,
 }
 
 type Step = Result<State, HandshakeError>;
 
 impl ClientHandshake {
-    /// A handshake for one export.
+    /// A handshake for one export, or for what is known of exports.
     ///
     /// # Errors
-    /// [`ApiMisuse::BadString`] for a name that the protocol cannot carry.
+    /// [`ApiMisuse::BadString`] for a name that the protocol cannot carry, [`ApiMisuse::Context`] for a
+    /// context that it cannot, or for so many that they do not fit into one option.
     pub fn new(wanted: Wanted) -> Result<Self, ApiMisuse> {
         if text::parse(wanted.export.as_bytes()).is_err() {
             return Err(ApiMisuse::BadString { what: "name", len: wanted.export.len() });
         }
+        let mut room = limit::OPTION_DATA as usize - limit::STRING - 8;
+        for name in &wanted.contexts {
+            let bad = || ApiMisuse::Context(text::sanitise(name, 80));
+            text::parse(name.as_bytes()).map_err(|_| bad())?;
+            room = room.checked_sub(name.len() + 4).ok_or_else(bad)?;
+        }
         Ok(ClientHandshake {
             wanted,
             remote: Remote::default(),
+            exports: Vec::new(),
+            contexts: Vec::new(),
             saw_export: false,
+            secure: false,
             no_zeroes: false,
             asked: 0,
             replies: 0,
@@ -144,12 +255,27 @@ impl ClientHandshake {
         while let Some(step) = self.step(&mut rest) {
             self.state = step.unwrap_or_else(State::Failed);
         }
-        let remote = match &self.state {
+        let outcome = match &self.state {
             State::Failed(error) => return Err(error.clone()),
-            State::Ready => Some(self.remote.clone()),
+            State::StartTls => Some(ClientOutcome::StartTls),
+            State::Ready => Some(ClientOutcome::Transmission(self.remote.clone())),
+            State::Answered => Some(match self.wanted.goal {
+                Goal::Go | Goal::Describe => ClientOutcome::Described(self.remote.clone()),
+                Goal::List => ClientOutcome::Exports(self.exports.clone()),
+                Goal::ListContexts => ClientOutcome::Contexts(self.contexts.clone()),
+            }),
             _ => None,
         };
-        Ok(ClientFed { consumed: input.len() - rest.len(), remote })
+        Ok(ClientFed { consumed: input.len() - rest.len(), outcome })
+    }
+
+    /// The connection is secured from here on; the next option is pending output. Does nothing unless
+    /// [`ClientOutcome::StartTls`] came last.
+    pub fn tls_started(&mut self) {
+        if matches!(self.state, State::StartTls) {
+            self.secure = true;
+            self.state = self.ask_from(Stage::Extended).unwrap_or_else(State::Failed);
+        }
     }
 
     fn step(&mut self, input: &mut &[u8]) -> Option<Step> {
@@ -178,7 +304,7 @@ impl ClientHandshake {
                 Some(Ok(self.export_name(&bytes)))
             }
             State::Padding(partial) => partial.fill(input).map(|_| Ok(State::Ready)),
-            State::Ready | State::Failed(_) => None,
+            State::StartTls | State::Ready | State::Answered | State::Failed(_) => None,
         }
     }
 
@@ -199,7 +325,46 @@ impl ClientHandshake {
         self.no_zeroes = flags & handshake_flag::NO_ZEROES != 0;
         let no_zeroes = if self.no_zeroes { client_flag::NO_ZEROES } else { 0 };
         self.output.put_u32(client_flag::FIXED_NEWSTYLE | no_zeroes);
-        Ok(if self.wanted.structured { self.ask(opt::STRUCTURED_REPLY, &[]) } else { self.ask_export() })
+        self.ask_from(Stage::Tls)
+    }
+
+    /// Asks the first option from this stage on that is wanted and makes sense.
+    fn ask_from(&mut self, stage: Stage) -> Step {
+        let (goal, wanted) = (self.wanted.goal, self.wanted.headers);
+        let of_export = matches!(goal, Goal::Go | Goal::Describe);
+        if stage <= Stage::Tls && self.wanted.tls != WantTls::Never {
+            return Ok(self.ask(opt::STARTTLS, &[]));
+        }
+        if stage <= Stage::Extended && wanted.is_extended() {
+            return Ok(self.ask(opt::EXTENDED_HEADERS, &[]));
+        }
+        if stage <= Stage::Structured && wanted.has_chunks() && !self.remote.headers.has_chunks() {
+            return Ok(self.ask(opt::STRUCTURED_REPLY, &[]));
+        }
+        let selects = of_export && self.remote.headers.has_chunks() && !self.wanted.contexts.is_empty();
+        if stage <= Stage::Contexts && selects {
+            let data = self.context_data();
+            return Ok(self.ask(opt::SET_META_CONTEXT, &data));
+        }
+        match goal {
+            Goal::Go => {
+                let data = self.info_data();
+                Ok(self.ask(opt::GO, &data))
+            }
+            Goal::Describe => {
+                let data = self.info_data();
+                Ok(self.ask(opt::INFO, &data))
+            }
+            Goal::List => Ok(self.ask(opt::LIST, &[])),
+            Goal::ListContexts if self.remote.headers.has_chunks() => {
+                let data = self.context_data();
+                Ok(self.ask(opt::LIST_META_CONTEXT, &data))
+            }
+            Goal::ListContexts => {
+                self.ask(opt::ABORT, &[]);
+                Err(HandshakeError::NoChunks)
+            }
+        }
     }
 
     fn ask(&mut self, option: u32, data: &[u8]) -> State {
@@ -207,25 +372,26 @@ impl ClientHandshake {
         self.replies = 0;
         self.output.put_u64(OPTION_MAGIC);
         self.output.put_u32(option);
-        // Option data is a name of at most 4096 bytes and a few integers.
+        // `new` has made sure that names and contexts fit into one option.
         self.output.put_u32(u32::try_from(data.len()).unwrap_or(u32::MAX));
         self.output.put(data);
         State::ReplyHeader(Partial::new())
     }
 
-    fn ask_export(&mut self) -> State {
+    fn info_data(&self) -> Vec<u8> {
         let mut data = prefixed(self.wanted.export.as_bytes());
-        let asked = [info::BLOCK_SIZE, info::DESCRIPTION];
-        data.extend_from_slice(&2u16.to_be_bytes());
+        let asked = [info::NAME, info::BLOCK_SIZE, info::DESCRIPTION];
+        data.extend_from_slice(&3u16.to_be_bytes());
         data.extend(asked.iter().flat_map(|kind| kind.to_be_bytes()));
-        self.ask(opt::GO, &data)
+        data
     }
 
-    fn ask_contexts(&mut self) -> State {
+    fn context_data(&self) -> Vec<u8> {
         let mut data = prefixed(self.wanted.export.as_bytes());
-        data.extend_from_slice(&1u32.to_be_bytes());
-        data.extend(prefixed(Context::BaseAllocation.name().as_bytes()));
-        self.ask(opt::SET_META_CONTEXT, &data)
+        let count = u32::try_from(self.wanted.contexts.len()).unwrap_or(u32::MAX);
+        data.extend_from_slice(&count.to_be_bytes());
+        data.extend(self.wanted.contexts.iter().flat_map(|name| prefixed(name.as_bytes())));
+        data
     }
 
     fn reply_header(&mut self, bytes: &[u8]) -> Step {
@@ -255,40 +421,79 @@ impl ClientHandshake {
     fn reply(&mut self, kind: u32, data: &[u8]) -> Step {
         let failed = kind & rep::ERR_BIT != 0;
         match (self.asked, kind) {
+            (opt::STARTTLS, rep::ACK) => Ok(State::StartTls),
+            (opt::STARTTLS, _) if failed && self.wanted.tls == WantTls::IfOffered => {
+                self.ask_from(Stage::Extended)
+            }
+            (opt::EXTENDED_HEADERS, rep::ACK) => {
+                self.remote.headers = Headers::Extended;
+                self.ask_from(Stage::Contexts)
+            }
+            (opt::EXTENDED_HEADERS, _) if failed => self.ask_from(Stage::Structured),
             (opt::STRUCTURED_REPLY, rep::ACK) => {
-                self.remote.structured = true;
-                let next = self.wanted.base_allocation;
-                Ok(if next { self.ask_contexts() } else { self.ask_export() })
+                self.remote.headers = Headers::Structured;
+                self.ask_from(Stage::Contexts)
             }
-            (opt::SET_META_CONTEXT, rep::META_CONTEXT) => self.context(data),
-            (opt::SET_META_CONTEXT, rep::ACK) => Ok(self.ask_export()),
-            (opt::STRUCTURED_REPLY | opt::SET_META_CONTEXT, _) if failed => {
-                self.remote.base_allocation = None;
-                Ok(self.ask_export())
+            (opt::STRUCTURED_REPLY, _) if failed => self.ask_from(Stage::Contexts),
+            (opt::SET_META_CONTEXT | opt::LIST_META_CONTEXT, rep::META_CONTEXT) => self.context(data),
+            (opt::SET_META_CONTEXT, rep::ACK) => self.ask_from(Stage::Goal),
+            (opt::SET_META_CONTEXT, _) if failed => {
+                self.remote.contexts.clear();
+                self.ask_from(Stage::Goal)
             }
-            (opt::GO, rep::INFO) => self.information(data),
-            (opt::GO, rep::ACK) if self.saw_export => Ok(State::Ready),
-            (opt::GO, rep::ACK) => Err(self.malformed(data, "the export was not described")),
-            (opt::GO, rep::ERR_UNSUP) => {
+            (opt::LIST, rep::SERVER) => self.listed(data),
+            (opt::LIST | opt::LIST_META_CONTEXT, rep::ACK) => Ok(self.leave()),
+            (opt::GO | opt::INFO, rep::INFO) => self.information(data),
+            (opt::GO | opt::INFO, rep::ACK) if !self.saw_export => {
+                Err(self.malformed(data, "the export was not described"))
+            }
+            (opt::GO, rep::ACK) => Ok(State::Ready),
+            (opt::INFO, rep::ACK) => Ok(self.leave()),
+            // With extended headers there must be GO, and EXPORT_NAME must not be used.
+            (opt::GO, rep::ERR_UNSUP) if !self.remote.headers.is_extended() => {
                 let name = self.wanted.export.clone();
                 self.ask(opt::EXPORT_NAME, name.as_bytes());
                 Ok(State::ExportName(Partial::new()))
             }
-            (opt::GO, reply) if failed => {
+            (option, reply) if failed => {
                 self.ask(opt::ABORT, &[]);
                 let message = text::sanitise_bytes(data, limit::STRING);
-                Err(HandshakeError::Refused { reply, message })
+                Err(HandshakeError::Refused { option, reply, message })
             }
             _ => Err(self.unexpected(kind)),
         }
     }
 
+    /// The answer is there: nothing more is wanted.
+    fn leave(&mut self) -> State {
+        self.ask(opt::ABORT, &[]);
+        State::Answered
+    }
+
     fn context(&mut self, data: &[u8]) -> Step {
         let mut reader = Reader::new(data);
         let Some(id) = reader.u32() else { return Err(self.malformed(data, "a context without id")) };
-        if reader.take_rest() == Context::BaseAllocation.name().as_bytes() {
-            self.remote.base_allocation = Some(id);
+        let name = text::sanitise_bytes(reader.take_rest(), limit::STRING);
+        if self.asked == opt::LIST_META_CONTEXT {
+            self.contexts.push(name);
+        } else if self.remote.contexts.iter().any(|known| known.id == id) {
+            return Err(self.malformed(data, "two contexts with one id"));
+        } else {
+            self.remote.contexts.push(RemoteContext { name, id });
         }
+        Ok(State::ReplyHeader(Partial::new()))
+    }
+
+    fn listed(&mut self, data: &[u8]) -> Step {
+        let mut reader = Reader::new(data);
+        let len = reader.u32().and_then(|len| usize::try_from(len).ok());
+        let Some(name) = len.and_then(|len| reader.take(len)) else {
+            return Err(self.malformed(data, "a name that is longer than its reply"));
+        };
+        self.exports.push(Listed {
+            name: text::sanitise_bytes(name, limit::STRING),
+            description: text::sanitise_bytes(reader.take_rest(), limit::STRING),
+        });
         Ok(State::ReplyHeader(Partial::new()))
     }
 
@@ -310,6 +515,10 @@ impl ClientHandshake {
                 }
                 _ => None,
             },
+            Some(info::NAME) => {
+                self.remote.name = text::sanitise_bytes(reader.take_rest(), limit::STRING);
+                Some(())
+            }
             Some(info::DESCRIPTION) => {
                 self.remote.description = text::sanitise_bytes(reader.take_rest(), limit::STRING);
                 Some(())

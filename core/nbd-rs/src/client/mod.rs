@@ -1,6 +1,10 @@
-//! The client's half of the handshake. In transmission a client sends [`crate::Request::header`]s and takes
-//! replies apart with [`crate::reply::decode`].
+//! The client's half: [`ClientHandshake`] leads to the transmission, [`ClientSession`] carries it.
 
 mod handshake;
+mod session;
 
-pub use handshake::{ClientFed, ClientHandshake, HandshakeError, Remote, Wanted};
+pub use handshake::{
+    ClientFed, ClientHandshake, ClientOutcome, Goal, HandshakeError, Listed, Remote, RemoteContext, WantTls,
+    Wanted,
+};
+pub use session::{ClientSession, Event, SessionFed};

@@ -1,5 +1,5 @@
-//! The server's half of the handshake. The transmission needs no machine of its own: a transport reads 28
-//! bytes, asks [`crate::validate`], and answers with the methods of [`crate::Session`].
+//! The server's half of the handshake. The transmission needs no machine of its own: a transport reads a
+//! header, asks [`crate::validate`], and answers with the methods of [`crate::Session`].
 
 mod handshake;
 mod option;

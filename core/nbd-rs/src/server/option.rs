@@ -5,7 +5,7 @@ use super::handshake::{Close, TlsPolicy};
 use crate::codec::{Output, Reader};
 use crate::error::ClientMisbehaved;
 use crate::export::ExportInfo;
-use crate::session::{Context, Contexts, Negotiated};
+use crate::session::{Context, Contexts, Headers, Negotiated};
 use crate::text::{self, BadString};
 use crate::wire::{EXPORT_NAME_PADDING, OPTION_REPLY_MAGIC, info, opt, rep};
 
@@ -16,7 +16,7 @@ const ECHO_MAX: usize = 200;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Agreement {
     pub(super) no_zeroes: bool,
-    structured: bool,
+    headers: Headers,
     /// The last selection of contexts that succeeded, and the export that it was made for.
     selection: Option<(usize, Contexts)>,
 }
@@ -29,11 +29,20 @@ impl Agreement {
 
     /// The agreement for the chosen export. Contexts that were selected for another one are void.
     pub(super) fn negotiated(&self, export: usize) -> Negotiated {
-        let contexts = match self.selection {
+        let contexts = self.contexts_of(export);
+        Negotiated { export, headers: self.headers, contexts, no_zeroes: self.no_zeroes }
+    }
+
+    fn contexts_of(&self, export: usize) -> Contexts {
+        match self.selection {
             Some((of, contexts)) if of == export => contexts,
             _ => Contexts::NONE,
-        };
-        Negotiated { export, structured: self.structured, contexts, no_zeroes: self.no_zeroes }
+        }
+    }
+
+    /// What `INFO`, `GO` and `EXPORT_NAME` say about an export.
+    fn flags_of(&self, index: usize, export: &ExportInfo) -> u16 {
+        export.features().transmission_flags(self.headers, self.contexts_of(index))
     }
 }
 
@@ -124,10 +133,9 @@ pub(super) fn handle(
             other => other.map(|_| ()),
         },
         opt::LIST => no_data(len).map(|()| list(exports, output)),
-        opt::STRUCTURED_REPLY => no_data(len).map(|()| {
-            agreed.structured = true;
-            reply(output, option, rep::ACK, &[]);
-        }),
+        opt::STRUCTURED_REPLY | opt::EXTENDED_HEADERS => {
+            agree_on_headers(option, len, agreed).map(|()| reply(output, option, rep::ACK, &[]))
+        }
         opt::LIST_META_CONTEXT => list_contexts(data, exports, agreed, output),
         opt::SET_META_CONTEXT => select_contexts(data, exports, agreed, output),
         _ => Err(Refusal::new(rep::ERR_UNSUP, "this server does not know the option")),
@@ -136,6 +144,20 @@ pub(super) fn handle(
         reply_error(output, option, &refusal);
     }
     Next::Option
+}
+
+/// Extended headers hold from then on: there is no way back to structured replies, except by TLS.
+fn agree_on_headers(option: u32, len: u32, agreed: &mut Agreement) -> Result<(), Refusal> {
+    no_data(len)?;
+    agreed.headers = match option {
+        opt::EXTENDED_HEADERS => Headers::Extended,
+        _ if agreed.headers.is_extended() => {
+            let text = "extended headers were negotiated already, and take the place of structured replies";
+            return Err(Refusal::new(rep::ERR_EXT_HEADER_REQD, text));
+        }
+        _ => Headers::Structured,
+    };
+    Ok(())
 }
 
 fn no_data(len: u32) -> Result<(), Refusal> {
@@ -157,6 +179,9 @@ fn find_or_refuse<'e>(exports: &'e [ExportInfo], name: &[u8]) -> Result<(usize, 
 }
 
 fn export_name(data: &[u8], exports: &[ExportInfo], agreed: &Agreement, output: &mut Output) -> Next {
+    if agreed.headers.is_extended() {
+        return Next::Close(Close::Misbehaved(ClientMisbehaved::ExportNameExtended));
+    }
     let Ok(name) = text::parse(data) else {
         return Next::Close(Close::Misbehaved(ClientMisbehaved::ExportName));
     };
@@ -165,7 +190,7 @@ fn export_name(data: &[u8], exports: &[ExportInfo], agreed: &Agreement, output: 
         return Next::Close(Close::UnknownExport);
     };
     output.put_u64(export.size());
-    output.put_u16(export.features().transmission_flags(agreed.structured));
+    output.put_u16(agreed.flags_of(index, export));
     if !agreed.no_zeroes {
         output.put(&[0; EXPORT_NAME_PADDING]);
     }
@@ -185,7 +210,7 @@ fn describe(
     let (index, export) = find_or_refuse(exports, name)?;
     let asks = |kind: u16| asked.chunks_exact(2).any(|pair| pair == kind.to_be_bytes());
 
-    let flags = export.features().transmission_flags(agreed.structured);
+    let flags = agreed.flags_of(index, export);
     let size = export.size().to_be_bytes();
     reply(output, option, rep::INFO, &[&info::EXPORT.to_be_bytes(), &size, &flags.to_be_bytes()]);
     if asks(info::NAME) {
@@ -222,27 +247,29 @@ fn list(exports: &[ExportInfo], output: &mut Output) {
     reply(output, opt::LIST, rep::ACK, &[]);
 }
 
+/// An exact name lists its context, a namespace with its colon all contexts in it, and no query all.
 fn list_contexts(
     data: &[u8],
     exports: &[ExportInfo],
     agreed: &Agreement,
     output: &mut Output,
 ) -> Result<(), Refusal> {
-    let (_, queries) = parse_contexts(data, exports, agreed)?;
-    let wanted = |context: &Context| {
-        queries.is_empty()
-            || queries.iter().any(|query| *query == context.name().as_bytes() || *query == b"base:")
+    let (_, export, queries) = parse_contexts(data, exports, agreed)?;
+    let matches = |query: &[u8], name: &str| {
+        query == name.as_bytes() || (query.ends_with(b":") && name.as_bytes().starts_with(query))
     };
-    for context in Context::ALL.into_iter().filter(wanted) {
-        // The protocol reserves the id here: zero.
-        let id = 0u32.to_be_bytes();
-        reply(output, opt::LIST_META_CONTEXT, rep::META_CONTEXT, &[&id, context.name().as_bytes()]);
+    for name in export.contexts() {
+        if queries.is_empty() || queries.iter().any(|query| matches(query, name)) {
+            // The protocol reserves the id here: zero.
+            let id = 0u32.to_be_bytes();
+            reply(output, opt::LIST_META_CONTEXT, rep::META_CONTEXT, &[&id, name.as_bytes()]);
+        }
     }
     reply(output, opt::LIST_META_CONTEXT, rep::ACK, &[]);
     Ok(())
 }
 
-/// Queries of unknown namespaces and leaves select nothing, and neither does the wildcard `base:`. Whatever
+/// Queries of unknown namespaces and leaves select nothing, and neither does a namespace alone. Whatever
 /// was selected before is gone, even if this one fails.
 fn select_contexts(
     data: &[u8],
@@ -251,35 +278,37 @@ fn select_contexts(
     output: &mut Output,
 ) -> Result<(), Refusal> {
     agreed.selection = None;
-    let (export, queries) = parse_contexts(data, exports, agreed)?;
-    let selected = Context::ALL
-        .into_iter()
-        .filter(|context| queries.contains(&context.name().as_bytes()))
-        .fold(Contexts::NONE, Contexts::with);
-    for context in selected.iter() {
+    let (index, export, queries) = parse_contexts(data, exports, agreed)?;
+    let mut selected = Contexts::NONE;
+    for (place, name) in export.contexts().iter().enumerate() {
+        let Some(context) = Context::nth(place).filter(|_| queries.contains(&name.as_bytes())) else {
+            continue;
+        };
+        selected = selected.with(context);
         let id = context.id().to_be_bytes();
-        reply(output, opt::SET_META_CONTEXT, rep::META_CONTEXT, &[&id, context.name().as_bytes()]);
+        reply(output, opt::SET_META_CONTEXT, rep::META_CONTEXT, &[&id, name.as_bytes()]);
     }
     reply(output, opt::SET_META_CONTEXT, rep::ACK, &[]);
-    agreed.selection = Some((export, selected));
+    agreed.selection = Some((index, selected));
     Ok(())
 }
 
-/// The index of the export, and the queries. Both options need structured replies first.
-fn parse_contexts<'d>(
+/// The index of the export, the export, and the queries. Both options need structured replies or extended
+/// headers first.
+fn parse_contexts<'d, 'e>(
     data: &'d [u8],
-    exports: &[ExportInfo],
+    exports: &'e [ExportInfo],
     agreed: &Agreement,
-) -> Result<(usize, Vec<&'d [u8]>), Refusal> {
-    if !agreed.structured {
+) -> Result<(usize, &'e ExportInfo, Vec<&'d [u8]>), Refusal> {
+    if !agreed.headers.has_chunks() {
         return Err(Refusal::new(rep::ERR_INVALID, "metadata contexts need structured replies first"));
     }
     let (name, queries) = split_contexts(data).ok_or_else(Refusal::malformed)?;
     if queries.iter().any(|query| query.len() > crate::wire::limit::STRING) {
         return Err(Refusal::string("a query", BadString::TooLong));
     }
-    let (export, _) = find_or_refuse(exports, name)?;
-    Ok((export, queries))
+    let (index, export) = find_or_refuse(exports, name)?;
+    Ok((index, export, queries))
 }
 
 fn split_contexts(data: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {

@@ -3,8 +3,8 @@
 
 use nbd_rs::wire::{self, OPTION_MAGIC, opt};
 use nbd_rs::{
-    BlockSizes, Close, Command, ExportInfo, Features, Negotiated, Outcome, Request, RequestHeader,
-    ServerConfig, ServerHandshake, Session, Verdict, validate,
+    BlockSizes, Close, Command, Context, ExportInfo, Extent, Features, Negotiated, Outcome, Request,
+    RequestHeader, ServerConfig, ServerHandshake, Session, Verdict, validate,
 };
 use std::sync::Arc;
 
@@ -52,6 +52,7 @@ pub(crate) fn everything() -> Features {
         fast_zero: false,
         cache: true,
         multi_conn: true,
+        resize: false,
     }
 }
 
@@ -62,6 +63,7 @@ pub(crate) fn exports() -> Arc<[ExportInfo]> {
         ExportInfo::new("main", 1 << 20, block, everything())
             .unwrap()
             .with_description("the volume")
+            .and_then(|export| export.with_context("x-test:second"))
             .unwrap(),
         ExportInfo::new("kept", 1 << 16, BlockSizes::default(), read_only).unwrap(),
     ]
@@ -205,26 +207,46 @@ impl MemoryServer {
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
         while !self.closed {
-            let Some(header) = self.input.first_chunk::<{ wire::REQUEST_LEN }>() else { return };
-            let verdict = validate(&RequestHeader::decode(header), &self.session);
+            let headers = self.session.headers();
+            let Some(header) = RequestHeader::parse(&self.input, headers) else { return };
+            let verdict = validate(&header, &self.session);
             let payload = match verdict {
                 Verdict::Execute(request) => request.payload_len() as usize,
+                Verdict::ReadFilter(filter) => filter.payload_len(),
                 Verdict::Answer(answer) => answer.skip as usize,
                 Verdict::Disconnect | Verdict::Close(_) => 0,
             };
-            let whole = wire::REQUEST_LEN + payload;
+            let whole = headers.request_len() + payload;
             if self.input.len() < whole {
                 return;
             }
             let message: Vec<u8> = self.input.drain(..whole).collect();
+            let payload = &message[headers.request_len()..];
             match verdict {
-                Verdict::Execute(request) => self.execute(&request, &message[wire::REQUEST_LEN..]),
-                Verdict::Answer(answer) => {
-                    self.output.extend_from_slice(self.session.answer(&answer).as_bytes())
-                }
-                Verdict::Disconnect | Verdict::Close(_) => self.closed = true,
+                Verdict::ReadFilter(filter) => self.follow(filter.resolve(payload, &self.session), &[]),
+                verdict => self.follow(verdict, payload),
             }
         }
+    }
+
+    fn follow(&mut self, verdict: Verdict, payload: &[u8]) {
+        match verdict {
+            Verdict::Execute(request) => self.execute(&request, payload),
+            Verdict::Answer(answer) => self.output.extend_from_slice(self.session.answer(&answer).as_bytes()),
+            Verdict::ReadFilter(_) => panic!("a list of contexts is read once"),
+            Verdict::Disconnect | Verdict::Close(_) => self.closed = true,
+        }
+    }
+
+    /// What this server says about a context: the first is data all over, the second changes every 512 bytes
+    /// between two states that are two blocks each.
+    pub(crate) fn extents(context: Context, request: &Request) -> Vec<Extent> {
+        if context == Context::BASE_ALLOCATION {
+            return vec![Extent { len: u64::MAX, status: 0 }];
+        }
+        let end = request.offset + request.len;
+        let blocks = request.offset / 512..end.div_ceil(512);
+        blocks.map(|block| Extent { len: 512, status: block / 2 % 2 }).collect()
     }
 
     fn execute(&mut self, request: &Request, payload: &[u8]) {
@@ -236,14 +258,13 @@ impl MemoryServer {
                 return;
             }
             Command::BlockStatus => {
-                for chunk in self.session.block_status_allocated(request) {
-                    self.output.extend_from_slice(chunk.as_bytes());
-                }
+                let extents = |context| MemoryServer::extents(context, request);
+                self.session.block_status(request, extents, &mut self.output);
                 return;
             }
             Command::Write => self.store[range].copy_from_slice(payload),
             Command::WriteZeroes => self.store[range].fill(0),
-            Command::Flush | Command::Trim | Command::Cache => {}
+            Command::Flush | Command::Trim | Command::Cache | Command::Resize => {}
         }
         self.output.extend_from_slice(self.session.done(request).as_bytes());
     }

@@ -3,7 +3,7 @@
 use crate::common::*;
 use nbd_rs::wire::{self, info, opt, rep, transmission_flag};
 use nbd_rs::{
-    ClientMisbehaved, Close, Context, Contexts, Negotiated, Outcome, ServerConfig, ServerHandshake,
+    ClientMisbehaved, Close, Context, Contexts, Headers, Negotiated, Outcome, ServerConfig, ServerHandshake,
 };
 
 /// Options 1 to n, then ABORT: the kinds of all replies but the last, which must be the ABORT's ACK. That
@@ -175,7 +175,7 @@ fn abort_is_acknowledged_and_its_data_ignored() {
 
 #[test]
 fn unknown_options_are_unsupported_in_step() {
-    for number in [0, opt::PEEK_EXPORT, opt::STARTTLS, opt::EXTENDED_HEADERS, 12, 0x7fff_ffff, u32::MAX] {
+    for number in [0, opt::PEEK_EXPORT, opt::STARTTLS, 12, 0x7fff_ffff, u32::MAX] {
         for len in [0, 1, 8192, 65536] {
             assert_eq!(kinds(&[option(number, &vec![0xee; len])]), [rep::ERR_UNSUP]);
         }
@@ -191,31 +191,37 @@ fn structured_replies_bring_df() {
     };
     assert_eq!(flags(&[go("")]) & transmission_flag::SEND_DF, 0);
     assert_ne!(flags(&[structured(), go("")]) & transmission_flag::SEND_DF, 0);
-    assert!(negotiated(&[structured(), go("")]).structured);
+    assert!(negotiated(&[structured(), go("")]).headers.has_chunks());
     let with_data = option(opt::STRUCTURED_REPLY, b"x");
     assert_eq!(kinds(std::slice::from_ref(&with_data)), [rep::ERR_INVALID]);
-    assert!(!negotiated(&[with_data, go("")]).structured);
+    assert!(!negotiated(&[with_data, go("")]).headers.has_chunks());
     let name = option(opt::EXPORT_NAME, b"");
     let ran = serve(&hello(3, &[structured(), name]));
     assert_eq!(ran.sent[ran.sent.len() - 2..], 0x5edu16.to_be_bytes());
 }
 
 #[test]
-fn listing_contexts_takes_wildcards_and_ignores_what_it_does_not_know() {
+fn listing_contexts_takes_namespaces_and_ignores_what_it_does_not_know() {
     let list = |queries: &[&str]| {
         let number = opt::LIST_META_CONTEXT;
         let ran = serve(&hello(3, &[structured(), option(number, &meta_data(b"main", queries))]));
-        let replies = option_replies(&ran.sent).split_off(1);
+        let mut replies = option_replies(&ran.sent).split_off(1);
         assert!(replies.iter().all(|r| r.option == number));
-        replies.into_iter().map(|r| (r.kind, r.data)).collect::<Vec<_>>()
+        let last = replies.pop().unwrap();
+        assert_eq!((last.kind, last.data.len()), (rep::ACK, 0));
+        assert!(replies.iter().all(|r| r.kind == rep::META_CONTEXT && r.data.starts_with(&[0; 4])));
+        replies.iter().map(|r| String::from_utf8(r.data[4..].to_vec()).unwrap()).collect::<Vec<_>>()
     };
-    let context = (rep::META_CONTEXT, b"\0\0\0\0base:allocation".to_vec());
-    let ack = (rep::ACK, vec![]);
-    for queries in [&[][..], &["base:"], &["base:allocation"], &["x:y", "base:allocation", "base:"]] {
-        assert_eq!(list(queries), [context.clone(), ack.clone()], "{queries:?}");
+    let (base, second) = ("base:allocation", "x-test:second");
+    for queries in [&[][..], &["x-test:", "base:"], &[second, "y:z", base]] {
+        assert_eq!(list(queries), [base, second], "{queries:?}");
     }
-    for queries in [&["x:y"][..], &["base:alloc"], &["base"], &[""], &["qemu:", "base:allocation2"]] {
-        assert_eq!(list(queries), std::slice::from_ref(&ack), "{queries:?}");
+    for queries in [&["base:"][..], &["base:allocation"], &["x:y", "base:allocation", "base:"]] {
+        assert_eq!(list(queries), [base], "{queries:?}");
+    }
+    assert_eq!(list(&["x-test:"]), [second]);
+    for queries in [&["x:y"][..], &["base:alloc"], &["base"], &[""], &["qemu:", "base:allocation2"], &[":"]] {
+        assert!(list(queries).is_empty(), "{queries:?}");
     }
 }
 
@@ -223,14 +229,27 @@ fn listing_contexts_takes_wildcards_and_ignores_what_it_does_not_know() {
 fn setting_contexts_selects_exact_names_only() {
     let select =
         |queries: &[&str]| negotiated(&[structured(), set_context("main", queries), go("")]).contexts;
-    let base = Contexts::NONE.with(Context::BaseAllocation);
+    let base = Contexts::NONE.with(Context::BASE_ALLOCATION);
+    let second = exports()[0].context("x-test:second").unwrap();
     assert_eq!(select(&["base:allocation"]), base);
     assert_eq!(select(&["x:y", "base:allocation", "base:allocation"]), base);
-    for queries in [&[][..], &["base:"], &["x:y"], &["base:allocation "]] {
+    assert_eq!(select(&["x-test:second"]), Contexts::NONE.with(second));
+    assert_eq!(select(&["x-test:second", "base:allocation"]), base.with(second));
+    for queries in [&[][..], &["base:"], &["x-test:"], &["x:y"], &["base:allocation "]] {
         assert_eq!(select(queries), Contexts::NONE, "{queries:?}");
     }
     let twice = set_context("", &["base:allocation", "base:allocation"]);
     assert_eq!(kinds(&[structured(), twice]), [rep::ACK, rep::META_CONTEXT, rep::ACK]);
+    let ran = serve(&hello(3, &[structured(), set_context("", &["base:allocation", "x-test:second"])]));
+    let ids: Vec<_> = option_replies(&ran.sent)[1..3].iter().map(|r| r.data[..4].to_vec()).collect();
+    assert_eq!(ids, [[0, 0, 0, 1], [0, 0, 0, 2]], "ids differ");
+}
+
+#[test]
+fn a_context_belongs_to_its_export() {
+    let set = set_context("kept", &["x-test:second", "base:allocation"]);
+    let agreed = negotiated(&[structured(), set, go("kept")]);
+    assert_eq!(agreed.contexts, Contexts::NONE.with(Context::BASE_ALLOCATION));
 }
 
 #[test]
@@ -288,6 +307,49 @@ fn limits_close_the_connection() {
     assert_eq!(closed(&ran), Some(Close::Misbehaved(ClientMisbehaved::TooManyOptions)));
     let ran = serve(&hello(3, &[b"IHAVEOPS\0\0\0\x07\0\0\0\0".to_vec()]));
     assert!(matches!(closed(&ran), Some(Close::Misbehaved(ClientMisbehaved::OptionMagic(_)))));
+}
+
+#[test]
+fn extended_headers_take_the_place_of_structured_replies() {
+    let extended = || option(opt::EXTENDED_HEADERS, b"");
+    assert_eq!(kinds(&[option(opt::EXTENDED_HEADERS, b"x")]), [rep::ERR_INVALID]);
+    assert_eq!(kinds(&[extended(), structured()]), [rep::ACK, rep::ERR_EXT_HEADER_REQD]);
+    assert_eq!(kinds(&[structured(), extended(), extended()]), [rep::ACK; 3]);
+    for options in [&[extended()][..], &[structured(), extended()], &[extended(), structured()]] {
+        let all = [options, &[set_context("", &["base:allocation"]), go("")]].concat();
+        let agreed = negotiated(&all);
+        assert_eq!(agreed.headers, Headers::Extended);
+        assert!(agreed.contexts.contains(Context::BASE_ALLOCATION), "they need no structured replies");
+    }
+    assert_eq!(negotiated(&[option(opt::EXTENDED_HEADERS, b"x"), go("")]).headers, Headers::Simple);
+    // A selection from before survives: it is of the export, and the ids stay.
+    let agreed = negotiated(&[structured(), set_context("", &["base:allocation"]), extended(), go("")]);
+    assert!(agreed.contexts.contains(Context::BASE_ALLOCATION));
+}
+
+#[test]
+fn extended_headers_bring_df_and_with_a_context_filters() {
+    let flags = |options: &[Vec<u8>], last: u32| {
+        let all = [options, &[option(last, &info_data(b"", &[]))]].concat();
+        let replies = option_replies(&serve(&hello(3, &all)).sent);
+        let data = &replies.iter().find(|r| r.kind == rep::INFO).unwrap().data;
+        u16::from_be_bytes(data[10..12].try_into().unwrap())
+    };
+    let extended = option(opt::EXTENDED_HEADERS, b"");
+    let context = set_context("main", &["base:allocation"]);
+    for last in [opt::INFO, opt::GO] {
+        assert_eq!(flags(std::slice::from_ref(&extended), last), 0x56d | transmission_flag::SEND_DF);
+        let both = flags(&[extended.clone(), context.clone()], last);
+        assert_eq!(both, 0x56d | transmission_flag::SEND_DF | transmission_flag::BLOCK_STATUS_PAYLOAD);
+        assert_eq!(flags(&[structured(), context.clone()], last), 0x56d | transmission_flag::SEND_DF);
+    }
+}
+
+#[test]
+fn export_name_after_extended_headers_closes() {
+    let ran = serve(&hello(3, &[option(opt::EXTENDED_HEADERS, b""), option(opt::EXPORT_NAME, b"main")]));
+    assert_eq!(closed(&ran), Some(Close::Misbehaved(ClientMisbehaved::ExportNameExtended)));
+    assert_eq!(option_replies(&ran.sent).len(), 1, "only the ACK of the first option");
 }
 
 #[test]

@@ -4,8 +4,8 @@
 use crate::common::*;
 use nbd_rs::wire::{self, limit, opt};
 use nbd_rs::{
-    ClientHandshake, Context, Contexts, Negotiated, Outcome, ServerConfig, ServerHandshake, Session, Wanted,
-    reply,
+    ClientHandshake, Context, Contexts, Headers, Negotiated, Outcome, ServerConfig, ServerHandshake, Session,
+    Wanted, reply,
 };
 
 fn random_option(rng: &mut Rng) -> Vec<u8> {
@@ -115,9 +115,10 @@ fn noise_never_panics() {
             );
         }
         let _ = serve(&noise);
-        let mut client = ClientHandshake::new(Wanted { structured: true, ..Wanted::default() }).unwrap();
+        let headers = rng.pick(&[Headers::Simple, Headers::Structured, Headers::Extended]);
+        let mut client = ClientHandshake::new(Wanted { headers, ..Wanted::default() }).unwrap();
         let _ = client.feed(&noise);
-        let _ = reply::decode(&noise);
+        let _ = reply::decode(&noise, headers);
     }
 }
 
@@ -125,13 +126,17 @@ fn noise_never_panics() {
 fn mutated_servers_never_make_a_client_panic_or_depend_on_the_cuts() {
     let seed = 0x6e62_6406;
     let mut rng = Rng(seed);
-    let wanted = || Wanted { structured: true, base_allocation: true, ..Wanted::default() };
+    let wanted = || Wanted {
+        headers: Headers::Extended,
+        contexts: vec!["base:allocation".into(), "x-test:second".into()],
+        ..Wanted::default()
+    };
     let asked = hello(
         3,
         &[
-            option(opt::STRUCTURED_REPLY, b""),
-            option(opt::SET_META_CONTEXT, &meta_data(b"", &["base:allocation"])),
-            option(opt::GO, &info_data(b"", &[3, 2])),
+            option(opt::EXTENDED_HEADERS, b""),
+            option(opt::SET_META_CONTEXT, &meta_data(b"", &["base:allocation", "x-test:second"])),
+            option(opt::GO, &info_data(b"", &[1, 3, 2])),
         ],
     );
     let good = [&b"NBDMAGICIHAVEOPT\0\x03"[..], &serve(&asked).sent].concat();
@@ -147,10 +152,10 @@ fn mutated_servers_never_make_a_client_panic_or_depend_on_the_cuts() {
         for cut in random_cuts(&mut rng, input.len()).into_iter().chain([input.len()]) {
             let fed = client.feed(&input[consumed..cut.max(consumed)]);
             consumed += fed.as_ref().map_or(0, |fed| fed.consumed);
-            last = Some(fed.map(|fed| fed.remote));
+            last = Some(fed.map(|fed| fed.outcome));
         }
-        ready += u64::from(matches!(&whole, Ok(fed) if fed.remote.is_some()));
-        assert_eq!(last, Some(whole.map(|fed| fed.remote)), "seed {seed:#x} round {round}");
+        ready += u64::from(matches!(&whole, Ok(fed) if fed.outcome.is_some()));
+        assert_eq!(last, Some(whole.map(|fed| fed.outcome)), "seed {seed:#x} round {round}");
     }
     assert!(ready > 1000, "some mutants must still be good: {ready}");
 }
@@ -159,21 +164,26 @@ fn mutated_servers_never_make_a_client_panic_or_depend_on_the_cuts() {
 fn mutated_requests_never_depend_on_the_cuts() {
     let seed = 0x6e62_6407;
     let mut rng = Rng(seed);
-    let contexts = Contexts::NONE.with(Context::BaseAllocation);
+    let contexts = Contexts::NONE.with(Context::BASE_ALLOCATION);
     for round in 0..rounds(3000) {
-        let negotiated = Negotiated { structured: rng.below(2) == 0, contexts, ..Negotiated::default() };
+        let headers = rng.pick(&[Headers::Simple, Headers::Structured, Headers::Extended]);
+        let extended = headers.is_extended();
+        let negotiated = Negotiated { headers, contexts, ..Negotiated::default() };
         let mut input = Vec::new();
         for cookie in 0..1 + rng.below(6) {
+            let command = rng.below(9) as u16;
+            let has_payload =
+                if extended { rng.below(4) == 0 || command == 1 } else { command == wire::cmd::WRITE };
             let header = nbd_rs::RequestHeader {
-                magic: wire::REQUEST_MAGIC,
-                flags: rng.pick(&[0, 0, 1, 4, 8, 2]),
-                command: rng.below(9) as u16,
+                magic: if extended { wire::EXTENDED_REQUEST_MAGIC } else { wire::REQUEST_MAGIC },
+                flags: rng.pick(&[0, 0, 1, 4, 8, 2]) | if extended && has_payload { 32 } else { 0 },
+                command,
                 cookie,
                 offset: rng.pick(&[0, 512, 1 << 16, u64::MAX - 511]),
-                len: rng.pick(&[0, 512, 1024, 1 << 16, 3]),
+                len: rng.pick(&[0, 512, 1024, 1 << 16, 3, 12, 16]),
             };
-            input.extend(header.encode());
-            if header.command == wire::cmd::WRITE {
+            input.extend(header.encode(headers).as_bytes());
+            if has_payload {
                 input.extend(rng.bytes(header.len as usize));
             }
         }

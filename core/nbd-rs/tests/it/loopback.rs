@@ -2,12 +2,13 @@
 //! oracle of what is stored.
 
 use crate::common::*;
-use nbd_rs::reply::{self, ReplyBody};
 use nbd_rs::wire::{opt, rep};
 use nbd_rs::{
-    ClientHandshake, Command, Errno, HandshakeError, Negotiated, Outcome, Remote, Request, ServerConfig,
-    ServerHandshake, ServerMisbehaved, Session, Wanted,
+    ClientHandshake, ClientOutcome, ClientSession, Command, Context, Errno, Event, Extent, HandshakeError,
+    Headers, Negotiated, Outcome, Remote, Request, ServerConfig, ServerHandshake, ServerMisbehaved, Session,
+    Wanted,
 };
+use std::collections::BTreeMap;
 
 /// Moves a random number of bytes from `from` to `to`.
 fn trickle(rng: &mut Rng, from: &mut Vec<u8>, to: &mut Vec<u8>) {
@@ -33,7 +34,7 @@ fn shake_hands(rng: &mut Rng, wanted: Wanted) -> (Negotiated, Remote) {
 
         let fed = client.feed(&at_client).expect("the server is ours");
         at_client.drain(..fed.consumed);
-        remote = fed.remote;
+        remote = fed.outcome.as_ref().and_then(ClientOutcome::remote).cloned();
         let fed = server.feed(&at_server);
         at_server.drain(..fed.consumed);
         match fed.outcome {
@@ -55,17 +56,27 @@ fn handshakes_agree_whatever_the_client_wants() {
     let seed = 0x6e62_6402;
     let mut rng = Rng(seed);
     for round in 0..rounds(300) {
-        let structured = rng.below(2) == 0;
-        let base_allocation = structured && rng.below(2) == 0;
+        let headers = rng.pick(&[Headers::Simple, Headers::Structured, Headers::Extended]);
+        let contexts: Vec<_> = ["base:allocation", "x-test:second", "x-test:third"]
+            .into_iter()
+            .filter(|_| rng.below(2) == 0)
+            .map(str::to_owned)
+            .collect();
         let export = rng.pick(&["", "main", "kept"]);
-        let wanted = Wanted { export: export.to_owned(), structured, base_allocation };
+        let wanted =
+            Wanted { export: export.to_owned(), headers, contexts: contexts.clone(), ..Wanted::default() };
         let (negotiated, remote) = shake_hands(&mut rng, wanted);
         let place = format!("seed {seed:#x} round {round}");
         let info = &exports()[negotiated.export];
         assert_eq!(negotiated.export, usize::from(export == "kept"), "{place}");
-        assert_eq!((negotiated.structured, remote.structured), (structured, structured), "{place}");
-        assert_eq!(negotiated.contexts.iter().map(|c| c.id()).next(), remote.base_allocation, "{place}");
-        assert_eq!(remote.base_allocation.is_some(), base_allocation, "{place}");
+        assert_eq!((negotiated.headers, remote.headers), (headers, headers), "{place}");
+        let of_server: Vec<_> =
+            negotiated.contexts.iter().map(|c| (c.id(), &info.contexts()[c.place()])).collect();
+        let of_client: Vec<_> = remote.contexts.iter().map(|c| (c.id, &c.name)).collect();
+        assert_eq!(of_client, of_server, "{place}");
+        let expected = info.contexts().iter().filter(|name| headers.has_chunks() && contexts.contains(name));
+        assert_eq!(remote.contexts.len(), expected.count(), "{place}");
+        assert_eq!(remote.name, info.name(), "{place}");
         assert_eq!((remote.size, remote.block), (info.size(), Some(info.block_sizes())), "{place}");
         assert_eq!(remote.flags, Session::new(info, &negotiated).transmission_flags(), "{place}");
         assert_eq!(remote.description, info.description(), "{place}");
@@ -90,7 +101,10 @@ fn a_refused_client_learns_why_and_says_goodbye() {
             if let Some(outcome) = fed.outcome {
                 assert_eq!(outcome, Outcome::Close(nbd_rs::Close::Aborted));
                 let message = "no export is named \"nope\"".to_owned();
-                assert_eq!(error, Some(HandshakeError::Refused { reply: rep::ERR_UNKNOWN, message }));
+                assert_eq!(
+                    error,
+                    Some(HandshakeError::Refused { option: opt::GO, reply: rep::ERR_UNKNOWN, message })
+                );
                 return;
             }
         }
@@ -107,9 +121,11 @@ fn option_reply(option: u32, kind: u32, data: &[u8]) -> Vec<u8> {
 #[test]
 fn a_client_falls_back_to_export_name() {
     for (flags, padding) in [(1u8, 124), (3, 0)] {
-        let mut client = ClientHandshake::new(Wanted { structured: true, ..Wanted::default() }).unwrap();
+        let mut client =
+            ClientHandshake::new(Wanted { headers: Headers::Extended, ..Wanted::default() }).unwrap();
         let mut server = b"NBDMAGICIHAVEOPT\0".to_vec();
         server.push(flags);
+        server.extend(option_reply(opt::EXTENDED_HEADERS, rep::ERR_UNSUP, b"old"));
         server.extend(option_reply(opt::STRUCTURED_REPLY, rep::ERR_UNSUP, b"old"));
         server.extend(option_reply(opt::GO, rep::ERR_UNSUP, b""));
         server.extend(4096u64.to_be_bytes());
@@ -118,7 +134,8 @@ fn a_client_falls_back_to_export_name() {
         server.extend(b"next");
         let fed = client.feed(&server).unwrap();
         assert_eq!(fed.consumed, server.len() - 4);
-        assert_eq!(fed.remote, Some(Remote { size: 4096, flags: 1, ..Remote::default() }));
+        let remote = Remote { size: 4096, flags: 1, ..Remote::default() };
+        assert_eq!(fed.outcome, Some(ClientOutcome::Transmission(remote)));
     }
 }
 
@@ -149,30 +166,34 @@ fn a_client_gives_up_servers_that_break_the_protocol() {
     assert_eq!(old, Err(HandshakeError::Server(ServerMisbehaved::TooOld("oldstyle"))));
 }
 
-/// The client's view of one request in flight.
+/// What is expected of one request in flight, and what came of it so far.
 struct Flight {
     request: Request,
     expected: Result<Vec<u8>, Errno>,
+    data: Vec<u8>,
+    contexts: usize,
 }
 
 /// A random request (some of them bad), its payload, and what the answer must be; `shadow` is the oracle.
-fn random_request(rng: &mut Rng, cookie: u64, shadow: &mut [u8], structured: bool) -> (Flight, Vec<u8>) {
+fn random_request(rng: &mut Rng, cookie: u64, shadow: &mut [u8]) -> (Flight, Vec<u8>) {
     let size = shadow.len() as u64;
     let offset = rng.below(size / 512 + 3) * 512;
-    let len = (rng.below(9) * 512) as u32;
+    let len = rng.below(9) * 512;
     let kinds = [Command::Read, Command::Write, Command::WriteZeroes, Command::Flush, Command::BlockStatus];
     let command = rng.pick(&kinds);
     let request = match command {
         Command::Flush => Request::new(command, cookie, 0, 0),
         _ => Request { fua: rng.below(4) == 0, ..Request::new(command, cookie, offset, len) },
     };
+    let request =
+        Request { req_one: command == Command::BlockStatus && rng.below(3) == 0, df: false, ..request };
     let payload = rng.bytes(request.payload_len() as usize);
-    let end = request.offset + u64::from(request.len);
+    let end = request.offset + request.len;
     let space = matches!(command, Command::Write | Command::WriteZeroes);
-    let expected = if command == Command::BlockStatus && (!structured || len == 0) {
-        Err(Errno::Inval)
-    } else if end > size {
+    let expected = if end > size {
         Err(if space { Errno::NoSpc } else { Errno::Inval })
+    } else if command == Command::BlockStatus && len == 0 {
+        Err(Errno::Inval)
     } else {
         let range = &mut shadow[request.offset as usize..end as usize];
         match command {
@@ -182,73 +203,100 @@ fn random_request(rng: &mut Rng, cookie: u64, shadow: &mut [u8], structured: boo
         }
         Ok(if command == Command::Read { range.to_vec() } else { Vec::new() })
     };
-    (Flight { request, expected }, payload)
+    let data = vec![0xdb; if command == Command::Read { len as usize } else { 0 }];
+    (Flight { request, expected, data, contexts: 0 }, payload)
 }
 
-/// Takes one whole answer from `bytes`; `None` if it is not complete.
-fn take_answer(bytes: &mut Vec<u8>, flight: &Flight, structured: bool) -> Option<Result<Vec<u8>, Errno>> {
-    let (reply, used) = reply::decode(bytes).unwrap()?;
-    assert_eq!(reply.cookie, flight.request.cookie);
-    assert!(reply.done, "this server answers in one message");
-    let is_read = flight.request.command == Command::Read;
-    let (result, follows) = match reply.body {
-        ReplyBody::Simple(errno) => {
-            assert!(!(is_read && structured), "a structured session must not answer a read simply");
-            let len = if is_read && errno.is_none() { flight.request.len } else { 0 };
-            (errno.map_or(Ok(()), Err), len)
-        }
-        ReplyBody::Data { offset, len } => {
-            assert_eq!((offset, len, is_read), (flight.request.offset, flight.request.len, true));
-            (Ok(()), len)
-        }
-        ReplyBody::None => (Ok(()), 0),
-        ReplyBody::BlockStatus { descriptors, .. } => {
-            let status = bytes.get(used..used + 8)?;
-            assert_eq!(status, [flight.request.len.to_be_bytes(), [0; 4]].concat());
-            (Ok(()), descriptors * 8)
-        }
-        ReplyBody::Error { errno, .. } => (Err(errno), 0),
-        ReplyBody::Hole { .. } => panic!("this server sends no holes"),
+/// Extents as told must be those of the server, byte for byte as far as they go.
+fn check_extents(request: &Request, context: u32, extents: &[Extent]) {
+    let per_block = |extents: &[Extent]| -> Vec<u64> {
+        let blocks = |e: &Extent| e.len.min(request.len).div_ceil(512) as usize;
+        extents.iter().flat_map(|e| vec![e.status; blocks(e)]).collect()
     };
-    let whole = used + follows as usize;
-    if bytes.len() < whole {
-        return None;
+    let context = Context::with_id(context).unwrap();
+    let (told, known) = (per_block(extents), per_block(&MemoryServer::extents(context, request)));
+    assert!(!told.is_empty() && known.starts_with(&told), "{request:?}: {told:?} is not {known:?}");
+    assert!(request.req_one || told.len() as u64 * 512 == request.len);
+    assert!(extents.windows(2).all(|pair| pair[0].status != pair[1].status), "neighbours are merged");
+}
+
+/// Puts an event where it belongs; the cookie of a request that is finished.
+fn take(event: Event<'_>, flights: &mut BTreeMap<u64, Flight>) -> Option<(u64, Result<(), Errno>)> {
+    match event {
+        Event::Data { cookie, offset, bytes } => {
+            let flight = flights.get_mut(&cookie).unwrap();
+            let at = (offset - flight.request.offset) as usize;
+            flight.data[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        Event::BlockStatus { cookie, context, extents } => {
+            let flight = flights.get_mut(&cookie).unwrap();
+            check_extents(&flight.request, context, &extents);
+            flight.contexts += 1;
+        }
+        Event::Hole { .. } => panic!("this server sends no holes"),
+        Event::Failed { cookie, errno, .. } => assert_eq!(flights[&cookie].expected, Err(errno)),
+        Event::Finished { cookie, result } => return Some((cookie, result)),
     }
-    let data = bytes.drain(..whole).skip(used).collect();
-    Some(result.map(|()| if is_read { data } else { Vec::new() }))
+    None
 }
 
 #[test]
 fn what_is_written_is_read_whatever_the_pieces() {
     let seed = 0x6e62_6403;
     let mut rng = Rng(seed);
-    for round in 0..rounds(20) {
-        let structured = round % 2 == 0;
-        let wanted = Wanted { structured, base_allocation: structured, ..Wanted::default() };
-        let (negotiated, remote) = shake_hands(&mut rng, wanted);
+    for round in 0..rounds(30) {
+        let headers = [Headers::Simple, Headers::Structured, Headers::Extended][round as usize % 3];
+        let contexts = vec!["base:allocation".to_owned(), "x-test:second".to_owned()];
+        let (negotiated, remote) = shake_hands(&mut rng, Wanted { headers, contexts, ..Wanted::default() });
         let mut server = MemoryServer::new(Session::new(&exports()[negotiated.export], &negotiated));
+        let mut client = ClientSession::new(&remote);
         let mut shadow = vec![0; remote.size as usize];
         let (mut to_server, mut at_client) = (Vec::new(), Vec::new());
-        let mut flights = std::collections::VecDeque::new();
+        let mut flights = BTreeMap::new();
         let mut sent = 0u64;
         while sent < 150 || !flights.is_empty() {
+            let place = format!("seed {seed:#x} round {round}");
             if sent < 150 && flights.len() < 8 {
-                let (flight, payload) = random_request(&mut rng, sent, &mut shadow, structured);
-                to_server.extend(flight.request.header().encode());
-                to_server.extend(payload);
-                flights.push_back(flight);
                 sent += 1;
+                let mut after = shadow.clone();
+                let (flight, payload) = random_request(&mut rng, sent, &mut after);
+                match client.request(&flight.request) {
+                    Ok(header) => to_server.extend_from_slice(header.as_bytes()),
+                    Err(misuse) => {
+                        let status = flight.request.command == Command::BlockStatus && !headers.has_chunks();
+                        assert!(status, "{place}: {misuse}");
+                        continue;
+                    }
+                }
+                shadow = after;
+                to_server.extend(payload);
+                flights.insert(sent, flight);
             }
             let mut piece = Vec::new();
             trickle(&mut rng, &mut to_server, &mut piece);
             server.feed(&piece);
             trickle(&mut rng, &mut server.output, &mut at_client);
-            while let Some(flight) = flights.front() {
-                let Some(answer) = take_answer(&mut at_client, flight, structured) else { break };
-                assert_eq!(answer, flight.expected, "seed {seed:#x} round {round}: {:?}", flight.request);
-                flights.pop_front();
+            loop {
+                let fed = client.feed(&at_client).expect("the server is ours");
+                let (consumed, got_event) = (fed.consumed, fed.event.is_some());
+                if let Some((cookie, result)) = fed.event.and_then(|event| take(event, &mut flights)) {
+                    let flight = flights.remove(&cookie).unwrap();
+                    assert_eq!(
+                        result.map(|()| flight.data),
+                        flight.expected,
+                        "{place}: {:?}",
+                        flight.request
+                    );
+                    let status = flight.request.command == Command::BlockStatus && result.is_ok();
+                    assert_eq!(flight.contexts, if status { 2 } else { 0 }, "{place}");
+                }
+                at_client.drain(..consumed);
+                if !got_event {
+                    break;
+                }
             }
         }
+        assert_eq!(client.in_flight(), 0);
         assert_eq!(server.store, shadow, "seed {seed:#x} round {round}");
     }
 }

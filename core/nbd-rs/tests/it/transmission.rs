@@ -1,10 +1,10 @@
 //! Requests and replies: each rule as a table, and `validate` against a slow oracle under random headers.
 
 use crate::common::*;
-use nbd_rs::reply::{self, Reply, ReplyBody};
-use nbd_rs::wire::{REQUEST_MAGIC, cmd, cmd_flag};
+use nbd_rs::reply::{self, ChunkTo, Reply, ReplyBody};
+use nbd_rs::wire::{EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, cmd, cmd_flag};
 use nbd_rs::{
-    BlockSizes, ClientMisbehaved, Command, Context, Contexts, Errno, Features, Negotiated, Request,
+    BlockSizes, ClientMisbehaved, Command, Context, Contexts, Errno, Features, Headers, Negotiated, Request,
     RequestHeader, Session, Verdict, validate,
 };
 
@@ -15,8 +15,12 @@ fn block() -> BlockSizes {
 }
 
 fn negotiated(structured: bool, contexts: bool) -> Negotiated {
-    let contexts = if contexts { Contexts::NONE.with(Context::BaseAllocation) } else { Contexts::NONE };
-    Negotiated { structured, contexts, ..Negotiated::default() }
+    negotiated_as(if structured { Headers::Structured } else { Headers::Simple }, contexts)
+}
+
+fn negotiated_as(headers: Headers, contexts: bool) -> Negotiated {
+    let contexts = if contexts { Contexts::NONE.with(Context::BASE_ALLOCATION) } else { Contexts::NONE };
+    Negotiated { headers, contexts, ..Negotiated::default() }
 }
 
 fn plain() -> Session {
@@ -27,7 +31,7 @@ fn full() -> Session {
     session(everything(), block(), SIZE, negotiated(true, true))
 }
 
-fn header(command: u16, flags: u16, offset: u64, len: u32) -> RequestHeader {
+fn header(command: u16, flags: u16, offset: u64, len: u64) -> RequestHeader {
     RequestHeader { magic: REQUEST_MAGIC, flags, command, cookie: 0x0123_4567_89ab_cdef, offset, len }
 }
 
@@ -35,7 +39,7 @@ fn header(command: u16, flags: u16, offset: u64, len: u32) -> RequestHeader {
 fn errno(session: &Session, header: &RequestHeader) -> Option<Errno> {
     match validate(header, session) {
         Verdict::Execute(request) => {
-            assert_eq!(request.header(), *header);
+            assert_eq!(request.header(session.headers()), *header);
             None
         }
         Verdict::Answer(answer) => {
@@ -50,13 +54,15 @@ fn errno(session: &Session, header: &RequestHeader) -> Option<Errno> {
 #[test]
 fn headers_travel_as_the_protocol_draws_them() {
     let request = Request { fua: true, ..Request::new(Command::Write, 7, 4096, 512) };
-    let wire = request.header().encode();
+    let frame = request.header(Headers::Simple).encode(Headers::Simple);
+    let wire = frame.as_bytes();
     assert_eq!(wire[..8], [0x25, 0x60, 0x95, 0x13, 0, 1, 0, 1]);
     assert_eq!(wire[8..16], 7u64.to_be_bytes());
     assert_eq!(wire[16..24], 4096u64.to_be_bytes());
     assert_eq!(wire[24..], 512u32.to_be_bytes());
-    assert_eq!(RequestHeader::decode(&wire), request.header());
-    assert_eq!(validate(&request.header(), &plain()), Verdict::Execute(request));
+    let header = request.header(Headers::Simple);
+    assert_eq!(RequestHeader::parse(wire, Headers::Simple), Some(header));
+    assert_eq!(validate(&header, &plain()), Verdict::Execute(request));
 }
 
 #[test]
@@ -160,8 +166,11 @@ fn zero_length_succeeds_at_once() {
                 true => ReplyBody::None,
                 false => ReplyBody::Simple(None),
             };
-            let expected = Reply { cookie: answer.cookie, done: true, body };
-            assert_eq!(reply::decode(sent.as_bytes()), Ok(Some((expected, sent.as_bytes().len()))));
+            let expected = Reply { cookie: answer.cookie, offset: None, done: true, body };
+            assert_eq!(
+                reply::decode(sent.as_bytes(), Headers::Structured),
+                Ok(Some((expected, sent.as_bytes().len())))
+            );
         }
     }
     assert_eq!(errno(&full(), &header(cmd::BLOCK_STATUS, 0, 0, 0)), Some(Errno::Inval));
@@ -177,10 +186,10 @@ fn sizes_up_to_64_mib_are_served_and_4_gib_of_zeroes() {
     let over = (64 << 20) + 512;
     assert_eq!(errno(&of(true), &header(cmd::READ, 0, 0, over)), Some(Errno::Overflow));
     assert_eq!(errno(&of(false), &header(cmd::READ, 0, 0, over)), Some(Errno::Inval));
-    for (command, len) in [(cmd::WRITE_ZEROES, u32::MAX - 511), (cmd::TRIM, u32::MAX - 511)] {
+    for (command, len) in [(cmd::WRITE_ZEROES, (1 << 32) - 512), (cmd::TRIM, (1 << 32) - 512)] {
         assert_eq!(errno(&of(false), &header(command, 0, 512, len)), None);
     }
-    for len in [over, 1 << 31, u32::MAX] {
+    for len in [over, 1 << 31, u64::from(u32::MAX)] {
         let why = ClientMisbehaved::PayloadTooLarge(len);
         assert_eq!(validate(&header(cmd::WRITE, 0, 0, len), &full()), Verdict::Close(why));
     }
@@ -189,7 +198,7 @@ fn sizes_up_to_64_mib_are_served_and_4_gib_of_zeroes() {
 #[test]
 fn disconnect_and_bad_magic_end_the_connection() {
     let mut session = full();
-    for (flags, offset, len) in [(0, 0, 0), (0xffff, 7, u32::MAX)] {
+    for (flags, offset, len) in [(0, 0, 0), (0xffff, 7, u64::from(u32::MAX))] {
         assert_eq!(validate(&header(cmd::DISC, flags, offset, len), &session), Verdict::Disconnect);
     }
     let bad = RequestHeader { magic: REQUEST_MAGIC + 1, ..header(cmd::READ, 0, 0, 512) };
@@ -203,10 +212,14 @@ fn disconnect_and_bad_magic_end_the_connection() {
 }
 
 fn decoded(bytes: &[u8]) -> Reply {
+    decoded_as(bytes, Headers::Structured)
+}
+
+fn decoded_as(bytes: &[u8], headers: Headers) -> Reply {
     for cut in 0..bytes.len() {
-        assert_eq!(reply::decode(&bytes[..cut]), Ok(None), "{cut} of {} bytes", bytes.len());
+        assert_eq!(reply::decode(&bytes[..cut], headers), Ok(None), "{cut} of {} bytes", bytes.len());
     }
-    let (reply, used) = reply::decode(bytes).unwrap().unwrap();
+    let (reply, used) = reply::decode(bytes, headers).unwrap().unwrap();
     assert_eq!(used, bytes.len());
     reply
 }
@@ -216,7 +229,10 @@ fn a_structured_session_never_answers_a_read_simply() {
     let request = Request::new(Command::Read, 9, 4096, 8192);
     assert_eq!(decoded(plain().read_ok(&request).as_bytes()).body, ReplyBody::Simple(None));
     let data = ReplyBody::Data { offset: 4096, len: 8192 };
-    assert_eq!(decoded(full().read_ok(&request).as_bytes()), Reply { cookie: 9, done: true, body: data });
+    assert_eq!(
+        decoded(full().read_ok(&request).as_bytes()),
+        Reply { cookie: 9, offset: None, done: true, body: data }
+    );
 
     let failed = plain().error(&request, Errno::Io, "text");
     assert_eq!(decoded(failed.as_bytes()).body, ReplyBody::Simple(Some(Errno::Io)));
@@ -284,22 +300,16 @@ fn long_error_texts_are_cut_between_characters() {
 }
 
 #[test]
-fn block_status_reports_the_range_as_data() {
-    let request = Request { req_one: true, ..Request::new(Command::BlockStatus, 5, 512, 8192) };
-    let chunks: Vec<_> = full().block_status_allocated(&request).collect();
-    let wire = chunks[0].as_bytes();
-    assert_eq!((chunks.len(), wire.len()), (1, 32));
-    let (reply, used) = reply::decode(wire).unwrap().unwrap();
-    assert_eq!(reply.body, ReplyBody::BlockStatus { context: Context::BaseAllocation.id(), descriptors: 1 });
-    assert!(reply.done);
-    assert_eq!(wire[used..], [8192u32.to_be_bytes(), [0; 4]].concat());
-}
-
-#[test]
 fn holes_and_ends_decode_as_encoded() {
-    let hole = decoded(reply::offset_hole(3, 512, 1024, false).as_bytes());
-    assert_eq!((hole.done, hole.body), (false, ReplyBody::Hole { offset: 512, len: 1024 }));
-    assert_eq!(decoded(reply::none(3).as_bytes()).body, ReplyBody::None);
+    for (to, headers) in
+        [(ChunkTo::structured(3), Headers::Structured), (ChunkTo::extended(3, 77), Headers::Extended)]
+    {
+        let hole = decoded_as(to.offset_hole(512, 1024, false).as_bytes(), headers);
+        assert_eq!((hole.done, hole.body), (false, ReplyBody::Hole { offset: 512, len: 1024 }));
+        let end = decoded_as(to.none().as_bytes(), headers);
+        assert_eq!((end.done, end.body), (true, ReplyBody::None));
+        assert_eq!(end.offset, headers.is_extended().then_some(77));
+    }
 }
 
 #[test]
@@ -323,7 +333,7 @@ fn a_client_refuses_chunks_that_contradict_themselves() {
         chunk(1, 0x8001, u32::MAX, &[0; 64]),
         b"xxxx".to_vec(),
     ] {
-        assert!(reply::decode(&bad).is_err(), "{bad:?}");
+        assert!(reply::decode(&bad, Headers::Structured).is_err(), "{bad:?}");
     }
     let unknown_error = chunk(1, 0x8077, 9, &[0, 0, 0, 5, 0, 2, b'h', b'i', 0]);
     let ReplyBody::Error { errno, message, .. } = decoded(&unknown_error).body else { panic!("an error") };
@@ -335,8 +345,9 @@ fn oracle(h: &RequestHeader, s: &Session) -> Result<bool, Errno> {
     let f = s.features();
     let bit = |b: u16| h.flags & b != 0;
     let (offset, len) = (u128::from(h.offset), u128::from(h.len));
-    let writes = [cmd::WRITE, cmd::TRIM, cmd::WRITE_ZEROES].contains(&h.command);
-    if h.command > cmd::BLOCK_STATUS {
+    let writes = [cmd::WRITE, cmd::TRIM, cmd::WRITE_ZEROES, cmd::RESIZE].contains(&h.command);
+    let extended = s.headers().is_extended();
+    if h.command > cmd::RESIZE {
         return Err(Errno::Inval);
     }
     if writes && f.read_only {
@@ -347,12 +358,16 @@ fn oracle(h: &RequestHeader, s: &Session) -> Result<bool, Errno> {
         (cmd::TRIM, f.trim),
         (cmd::CACHE, f.cache),
         (cmd::WRITE_ZEROES, f.write_zeroes),
+        (cmd::RESIZE, f.resize),
         (cmd::BLOCK_STATUS, s.structured() && !s.contexts().is_empty()),
     ];
     if offered.iter().any(|(command, on)| *command == h.command && !on) {
         return Err(Errno::Inval);
     }
-    let flag_is_wrong = h.flags >= 32
+    let takes_payload = extended && [cmd::WRITE, cmd::BLOCK_STATUS].contains(&h.command);
+    let flag_is_wrong = h.flags >= 64
+        || (bit(32) && !takes_payload)
+        || (extended && h.command == cmd::WRITE && !bit(32))
         || (bit(1) && !f.fua)
         || (bit(2) && h.command != cmd::WRITE_ZEROES)
         || (bit(4) && !(h.command == cmd::READ && s.structured()))
@@ -364,11 +379,19 @@ fn oracle(h: &RequestHeader, s: &Session) -> Result<bool, Errno> {
     if h.command == cmd::FLUSH {
         return if offset + len == 0 { Ok(true) } else { Err(Errno::Inval) };
     }
+    let minimum = u128::from(s.block_sizes().minimum());
+    if h.command == cmd::RESIZE {
+        let good = len == 0 && offset % minimum == 0 && offset < 1 << 63;
+        return if good { Ok(true) } else { Err(Errno::Inval) };
+    }
+    if h.command == cmd::BLOCK_STATUS && bit(32) {
+        let good = len > 8 && len % 4 == 0 && len <= 8 + 4 * 32;
+        return if good { Ok(true) } else { Err(Errno::Inval) };
+    }
     if offset + len > u128::from(s.size()) {
         let space = h.command == cmd::WRITE || h.command == cmd::WRITE_ZEROES;
         return Err(if space { Errno::NoSpc } else { Errno::Inval });
     }
-    let minimum = u128::from(s.block_sizes().minimum());
     if offset % minimum != 0 || len % minimum != 0 {
         return Err(Errno::Inval);
     }
@@ -394,56 +417,82 @@ fn random_session(rng: &mut Rng) -> Session {
         fast_zero: on(12),
         cache: on(14),
         multi_conn: on(16),
+        resize: on(22),
     };
     let minimum = rng.pick(&[1, 512, 4096]);
     let size = rng.pick(&[0, 4096, SIZE, SIZE + 511, 1 << 40, i64::MAX as u64]);
-    session(features, BlockSizes::new(minimum, 4096, 32 << 20).unwrap(), size, negotiated(on(18), on(20)))
+    let headers = rng.pick(&[Headers::Simple, Headers::Structured, Headers::Extended]);
+    let block = BlockSizes::new(minimum, 4096, 32 << 20).unwrap();
+    session(features, block, size, negotiated_as(headers, on(20)))
 }
 
-fn random_header(rng: &mut Rng, size: u64) -> RequestHeader {
+fn random_header(rng: &mut Rng, session: &Session) -> RequestHeader {
+    let (size, extended) = (session.size(), session.headers().is_extended());
     let near = |rng: &mut Rng, at: u64| {
         let step = rng.pick(&[1u64, 512, 4096, 4096, 4096]) * rng.below(4);
         if rng.below(2) == 0 { at.wrapping_add(step) } else { at.wrapping_sub(step) }
     };
     let anchor = rng.pick(&[0, size / 2, size / 2, size, u64::MAX, 1 << 63]);
     let offset = if rng.below(8) == 0 { rng.next() } else { near(rng, anchor) };
-    let anchor = rng.pick(&[0u64, 0, 4096, 64 << 20, u64::from(u32::MAX)]);
-    let len = near(rng, anchor) as u32;
+    let anchor = rng.pick(&[0u64, 0, 4096, 64 << 20, u64::from(u32::MAX), size, 16]);
+    let len = near(rng, anchor);
     // Half of the ranges are good ones, so that the rules about everything else are reached too.
     let (offset, len) = match rng.below(2) {
         0 => (offset, len),
         _ => (rng.below(size / 4096) * 4096, rng.pick(&[0, 4096, 4096, 4096])),
     };
     let flags = if rng.below(2) == 0 { 0 } else { rng.pick(&[1, 2, 4, 8, 16, 32, 3, 5, 9, 0x8000]) };
-    header(rng.below(10) as u16, flags, offset, len)
+    let command = rng.below(10) as u16;
+    if !extended {
+        return header(command, flags, offset, len & u64::from(u32::MAX));
+    }
+    if command == cmd::BLOCK_STATUS && rng.below(3) == 0 {
+        let len = rng.pick(&[8, 12, 16, 18, 136, 140, 0]);
+        let magic = EXTENDED_REQUEST_MAGIC;
+        return RequestHeader { magic, ..header(command, 32 | rng.pick(&[0, 8, 1, 4]), offset, len) };
+    }
+    let payload = if command == cmd::WRITE && rng.below(8) > 0 { 32 } else { 0 };
+    RequestHeader { magic: EXTENDED_REQUEST_MAGIC, ..header(command, flags | payload, offset, len) }
+}
+
+/// Bytes of payload behind a header.
+fn payload_of(header: &RequestHeader, session: &Session) -> u64 {
+    let extended = session.headers().is_extended();
+    let has = if extended { header.flags & 32 != 0 } else { header.command == cmd::WRITE };
+    if has { header.len } else { 0 }
 }
 
 #[test]
 fn validate_agrees_with_the_oracle() {
     let seed = 0x6e62_6401;
     let mut rng = Rng(seed);
-    let mut carried_out = 0;
+    let (mut carried_out, mut filters) = (0, 0);
     for round in 0..rounds(300_000) {
         let session = random_session(&mut rng);
-        let header = random_header(&mut rng, session.size());
+        let header = random_header(&mut rng, &session);
         let place = || format!("seed {seed:#x} round {round}: {header:?} in {session:?}");
         match validate(&header, &session) {
             Verdict::Execute(request) => {
                 assert_eq!(oracle(&header, &session), Ok(true), "{}", place());
-                assert_eq!(request.header(), header, "{}", place());
+                assert_eq!(request.header(session.headers()), header, "{}", place());
+                assert_eq!(request.payload_len(), payload_of(&header, &session), "{}", place());
                 carried_out += 1;
+            }
+            Verdict::ReadFilter(filter) => {
+                assert_eq!(oracle(&header, &session), Ok(true), "{}", place());
+                assert_eq!(filter.payload_len() as u64, payload_of(&header, &session), "{}", place());
+                filters += 1;
             }
             Verdict::Answer(answer) => {
                 let expected =
                     oracle(&header, &session).map(|carried_out| assert!(!carried_out, "{}", place()));
                 assert_eq!(answer.result.map_err(|(errno, _)| errno), expected, "{}", place());
-                assert_eq!(answer.skip, if header.command == cmd::WRITE { header.len } else { 0 });
+                assert_eq!(answer.skip, payload_of(&header, &session), "{}", place());
             }
             Verdict::Disconnect => assert_eq!(header.command, cmd::DISC, "{}", place()),
-            Verdict::Close(_) => {
-                assert!(header.command == cmd::WRITE && header.len > 64 << 20, "{}", place());
-            }
+            Verdict::Close(_) => assert!(payload_of(&header, &session) > 64 << 20, "{}", place()),
         }
     }
     assert!(carried_out > 10_000, "the generator must reach good requests too, not only {carried_out}");
+    assert!(filters > 100, "the generator must reach lists of contexts too, not only {filters}");
 }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use nbd_rs::{Command, Negotiated, Request, Session};
+use nbd_rs::{Command, Headers, Negotiated, Request, Session};
 use uraid_shard::{ConnectionKind, HandedOver, NewConnection, ShardExit};
 
 use crate::volume::{Client, Rng, Volume, tuning};
@@ -51,6 +51,7 @@ fn a_stream_may_be_cut_at_any_byte() {
     let size = volume.export.size();
     let mut clients: Vec<Client> = (0..3).map(|i| volume.client(i % 2 == 0)).collect();
     clients.push(connect(&volume, ConnectionKind::Kernel));
+    clients.push(volume.client_of(Headers::Extended, &[]));
     let share = size / clients.len() as u64 / 4096 * 4096;
     let mut model = vec![0; size as usize];
     for _ in 0..6 {
@@ -63,7 +64,7 @@ fn a_stream_may_be_cut_at_any_byte() {
                 let request = client.request(Command::Write, base + at, len as u32);
                 let payload = rng.bytes(len as usize);
                 model[(base + at) as usize..][..len as usize].copy_from_slice(&payload);
-                bytes.extend(request.header().encode());
+                bytes.extend(client.header(&request));
                 bytes.extend(payload);
                 asked.push(request);
                 at += len;
@@ -123,10 +124,10 @@ fn a_payload_that_nobody_wants_does_not_hold_up_others() {
     let (mut slow, mut good, mut idle) = (volume.client(false), volume.client(false), volume.client(true));
     let beyond = volume.export.size();
     let refused = slow.request(Command::Write, beyond, 1 << 20);
-    slow.send_raw(&refused.header().encode());
+    slow.send(&refused, &[]);
     slow.send_raw(&[7; 1000]);
     let refused = good.request(Command::Write, beyond, 1 << 20);
-    good.send_raw(&refused.header().encode());
+    good.send(&refused, &[]);
     good.send_raw(&[7; 1000]);
     // Both are in the middle of it.
     idle.write(0, &[1; 512]).unwrap();

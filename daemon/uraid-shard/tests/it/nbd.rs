@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::volume::{Client, Rng, Volume, tuning};
-use nbd_rs::{Command, Errno, Request};
+use nbd_rs::{Command, Errno, Headers, Request};
 use uraid_core::{ArrayState, MemberStanding};
 use uraid_shard::{AddError, ConnectionLimits, FailError, MemberName, ShardExit, Tuning};
 
@@ -22,7 +22,7 @@ fn churn(client: &mut Client, model: &mut [u8], rng: &mut Rng, depth: usize, req
             let len = (1 + rng.below(longest)).min(sectors - first);
             let (offset, end) = (first * 512, (first + len) * 512);
             sent += 1;
-            if asked.iter().any(|(r, _)| r.offset < end && offset < r.offset + u64::from(r.len)) {
+            if asked.iter().any(|(r, _)| r.offset < end && offset < r.offset + r.len) {
                 continue;
             }
             let command = match rng.below(9) {
@@ -59,6 +59,11 @@ fn churn(client: &mut Client, model: &mut [u8], rng: &mut Rng, depth: usize, req
     reordered
 }
 
+/// A header as clients without extended headers send it.
+fn compact(request: &Request) -> Vec<u8> {
+    request.header(Headers::Simple).encode(Headers::Simple).as_bytes().to_vec()
+}
+
 fn check_all(client: &mut Client, model: &[u8]) {
     for (i, expected) in model.chunks(1 << 20).enumerate() {
         let got = client.read((i << 20) as u64, expected.len() as u32).unwrap();
@@ -68,10 +73,10 @@ fn check_all(client: &mut Client, model: &[u8]) {
 
 #[test]
 fn many_requests_at_once_give_what_one_by_one_would() {
-    for structured in [false, true] {
+    for headers in [Headers::Simple, Headers::Structured, Headers::Extended] {
         let volume = Volume::new(DATA, tuning());
         let mut rng = Rng(0x6e62_6401);
-        let mut client = volume.client(structured);
+        let mut client = volume.client_of(headers, &[]);
         let mut model = vec![0; volume.export.size() as usize];
         let reordered = churn(&mut client, &mut model, &mut rng, 128, 600);
         assert!(reordered > 0, "no answer overtook another");
@@ -80,7 +85,7 @@ fn many_requests_at_once_give_what_one_by_one_would() {
         assert_eq!(exit, ShardExit::Stopped { clean: true });
         let volume = Volume::open(dir, tuning());
         assert_eq!(volume.status().array.state, ArrayState::Clean);
-        check_all(&mut volume.client(structured), &model);
+        check_all(&mut volume.client_of(headers, &[]), &model);
     }
 }
 
@@ -175,10 +180,75 @@ fn refused_requests_leave_the_stream_in_step() {
 }
 
 #[test]
+fn extended_requests_that_are_refused_leave_the_stream_in_step() {
+    let volume = Volume::new(DATA, tuning());
+    let end = volume.export.size();
+    let mut client = volume.client_of(Headers::Extended, &[]);
+    let with_payload = |request: &Request, payload: &[u8]| {
+        let mut header = request.header(Headers::Extended);
+        header.flags |= nbd_rs::wire::cmd_flag::PAYLOAD_LEN;
+        header.len = payload.len() as u64;
+        [header.encode(Headers::Extended).as_bytes(), payload].concat()
+    };
+    // A payload where none belongs is taken and refused; so is a write that does not announce one.
+    for (command, payload) in [(Command::Read, 512), (Command::Flush, 100_000), (Command::Trim, 4096)] {
+        let request = client.request(command, 0, 512);
+        let message = with_payload(&request, &vec![7; payload]);
+        client.send_raw(&message);
+        assert_eq!(client.answer(&[request]), (request.cookie, Err(Errno::Inval)));
+    }
+    let request = client.request(Command::Write, 0, 512);
+    let mut header = request.header(Headers::Extended);
+    header.flags = 0;
+    client.send_raw(header.encode(Headers::Extended).as_bytes());
+    assert_eq!(client.answer(&[request]).1, Err(Errno::Inval));
+    // Lengths of 64 bits are not cut: these are past the end, whatever their low half says.
+    for len in [1u64 << 32, (1 << 40) + 512, u64::MAX - 511] {
+        for (command, errno) in [
+            (Command::WriteZeroes, Errno::NoSpc),
+            (Command::Trim, Errno::Inval),
+            (Command::Read, Errno::Inval),
+        ] {
+            let request = Request { len, ..client.request(command, 512, 0) };
+            assert_eq!(client.ask(request, &[]), Err(errno), "{command:?} of {len}");
+        }
+    }
+    assert_eq!(client.read(end - 512, 512), Ok(vec![0; 512]));
+}
+
+#[test]
+fn block_status_can_be_asked_of_some_contexts() {
+    let volume = Volume::new(DATA, tuning());
+    let mut client = volume.client_of(Headers::Extended, &[]);
+    let ask = |client: &mut Client, len: u64, ids: &[u32]| {
+        let request = client.request(Command::BlockStatus, 512, 0);
+        let mut header = request.header(Headers::Extended);
+        header.flags |= nbd_rs::wire::cmd_flag::PAYLOAD_LEN;
+        header.len = 8 + 4 * ids.len() as u64;
+        let mut message = header.encode(Headers::Extended).as_bytes().to_vec();
+        message.extend(len.to_be_bytes());
+        message.extend(ids.iter().flat_map(|id| id.to_be_bytes()));
+        // Bit by bit, so that the list arrives apart from its header.
+        for piece in message.chunks(5) {
+            client.send_raw(piece);
+        }
+        client.answer(&[request]).1
+    };
+    let whole = [4096u64.to_be_bytes(), [0; 8]].concat();
+    assert_eq!(ask(&mut client, 4096, &[1]), Ok(whole));
+    for ids in [&[][..], &[1, 1], &[77], &[1, 0], &[1; 100]] {
+        assert_eq!(ask(&mut client, 4096, ids), Err(Errno::Inval), "{ids:?}");
+    }
+    assert_eq!(ask(&mut client, volume.export.size(), &[1]), Err(Errno::Inval), "past the end");
+    assert_eq!(ask(&mut client, 0, &[1]), Err(Errno::Inval));
+    assert_eq!(client.read(0, 512), Ok(vec![0; 512]));
+}
+
+#[test]
 fn what_the_handshake_received_too_much_is_not_lost() {
     let volume = Volume::new(DATA, tuning());
     let request = Request::new(Command::Write, 77, 4096, 8192);
-    let mut message = request.header().encode().to_vec();
+    let mut message = compact(&request);
     message.extend_from_slice(&[9; 8192]);
     let (early, late) = message.split_at(3000);
     let mut client = volume.client_with(true, early);
@@ -193,7 +263,7 @@ fn what_the_handshake_received_too_much_is_not_lost() {
 fn requests_go_on_when_their_answers_are_taken() {
     let volume = Volume::new(DATA, tuning());
     let trims: Vec<_> = (0..12_000).map(|i| Request::new(Command::Trim, i, 0, 4096)).collect();
-    let stream: Vec<_> = trims.iter().flat_map(|request| request.header().encode()).collect();
+    let stream: Vec<_> = trims.iter().flat_map(compact).collect();
     let mut client = volume.client_with(false, &stream);
     for request in &trims {
         assert_eq!(client.answer(std::slice::from_ref(request)), (request.cookie, Ok(vec![])));
@@ -213,7 +283,7 @@ fn headers_and_payloads_may_arrive_in_any_pieces() {
         let data = rng.bytes(512 * sectors);
         let request = client.request(Command::Write, i * 200_704, data.len() as u32);
         model[request.offset as usize..][..data.len()].copy_from_slice(&data);
-        stream.extend_from_slice(&request.header().encode());
+        stream.extend_from_slice(&client.header(&request));
         stream.extend_from_slice(&data);
         asked.push(request);
     }
@@ -250,8 +320,8 @@ fn hostile_bytes_cost_their_sender_the_connection_and_nobody_else() {
     let volume = Volume::new(DATA, tuning());
     let mut good = volume.client(true);
     good.write(0, &[3; 512]).unwrap();
-    let mut huge = Request::new(Command::Write, 1, 0, u32::MAX).header().encode().to_vec();
-    let mut magic = Request::new(Command::Read, 1, 0, 512).header().encode().to_vec();
+    let mut huge = compact(&Request::new(Command::Write, 1, 0, u64::from(u32::MAX)));
+    let mut magic = compact(&Request::new(Command::Read, 1, 0, 512));
     magic[0] ^= 1;
     huge.extend_from_slice(&[0; 4096]);
     let garbage = Rng(0x6e62_6404).bytes(100_000);
@@ -278,7 +348,7 @@ fn a_client_that_reads_nothing_is_bounded_and_harms_no_other() {
     // It asks for ever more and takes nothing, until the server does not listen any more.
     while blocked < 1000 {
         let request = slow.request(Command::Read, (sent % 8) << 20, 1 << 20);
-        match std::io::Write::write(&mut slow.stream, &request.header().encode()) {
+        match std::io::Write::write(&mut slow.stream, &compact(&request)) {
             Ok(n) => {
                 assert_eq!(n, 28);
                 sent += 1;
@@ -511,7 +581,7 @@ fn clients_come_over_tcp_too() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (theirs, _) = listener.accept().unwrap();
-    let mut client = volume.client_over(ours.into(), theirs.into(), true, &[]);
+    let mut client = volume.client_over(ours.into(), theirs.into(), Headers::Structured, &[]);
     let mut model = vec![0; volume.export.size() as usize];
     churn(&mut client, &mut model, &mut Rng(0x6e62_6405), 64, 200);
     check_all(&mut client, &model);

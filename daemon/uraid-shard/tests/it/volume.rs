@@ -11,7 +11,8 @@ use async_tx::Engine;
 use md_format::{AssembleOptions, Assembly, CreateParams, Found, Layout, Level, Superblock, Uuid};
 use nbd_rs::reply::{self, ReplyBody};
 use nbd_rs::{
-    BlockSizes, Command, Context, Contexts, Errno, ExportInfo, Features, Negotiated, Request, Session,
+    BlockSizes, Command, Context, Contexts, Errno, ExportInfo, Features, Headers, Negotiated, Request,
+    Session,
 };
 use uraid_blockio::{Member, OpenOptions};
 use uraid_shard::{
@@ -166,9 +167,14 @@ impl Volume {
         self.client_with(structured, &[])
     }
 
-    pub(crate) fn client_with(&self, structured: bool, leftover: &[u8]) -> Client {
+    /// Connects a client that negotiated these headers.
+    pub(crate) fn client_of(&self, headers: Headers, leftover: &[u8]) -> Client {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        self.client_over(ours.into(), theirs.into(), structured, leftover)
+        self.client_over(ours.into(), theirs.into(), headers, leftover)
+    }
+
+    pub(crate) fn client_with(&self, structured: bool, leftover: &[u8]) -> Client {
+        self.client_of(if structured { Headers::Structured } else { Headers::Simple }, leftover)
     }
 
     /// Connects over any pair of stream sockets.
@@ -176,11 +182,12 @@ impl Volume {
         &self,
         ours: OwnedFd,
         socket: OwnedFd,
-        structured: bool,
+        headers: Headers,
         leftover: &[u8],
     ) -> Client {
-        let contexts = Contexts::NONE.with(Context::BaseAllocation);
-        let negotiated = Negotiated { structured, contexts, ..Negotiated::default() };
+        let contexts = (0..self.export.contexts().len()).filter_map(Context::nth);
+        let contexts = contexts.fold(Contexts::NONE, Contexts::with);
+        let negotiated = Negotiated { headers, contexts, ..Negotiated::default() };
         // Reading and writing is all that is done with it, so its family does not matter.
         let ours = UnixStream::from(ours);
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -188,7 +195,7 @@ impl Volume {
         let session = Session::new(&self.export, &negotiated);
         let leftover = leftover.to_vec();
         self.handle.connect(NewConnection::client(socket, session, leftover, "test".to_owned())).unwrap();
-        Client { stream: ours, input: Vec::new(), cookie: 0 }
+        Client { stream: ours, headers, input: Vec::new(), cookie: 0 }
     }
 
     pub(crate) fn status(&self) -> ShardStatus {
@@ -219,6 +226,7 @@ impl Volume {
 /// A client that sends what it is told and takes replies in whatever order they come.
 pub(crate) struct Client {
     pub(crate) stream: UnixStream,
+    headers: Headers,
     input: Vec<u8>,
     cookie: u64,
 }
@@ -229,17 +237,22 @@ pub(crate) type Answered = (u64, Result<Vec<u8>, Errno>);
 impl Client {
     /// Over a socket of which the other end was connected already.
     pub(crate) fn over(stream: UnixStream) -> Self {
-        Self { stream, input: Vec::new(), cookie: 0 }
+        Self { stream, headers: Headers::Simple, input: Vec::new(), cookie: 0 }
     }
 
     pub(crate) fn request(&mut self, command: Command, offset: u64, len: u32) -> Request {
         self.cookie += 1;
-        Request::new(command, self.cookie, offset, len)
+        Request::new(command, self.cookie, offset, u64::from(len))
+    }
+
+    /// A header as this client sends it.
+    pub(crate) fn header(&self, request: &Request) -> Vec<u8> {
+        request.header(self.headers).encode(self.headers).as_bytes().to_vec()
     }
 
     /// Sends a header and a payload.
     pub(crate) fn send(&mut self, request: &Request, payload: &[u8]) {
-        let mut message = request.header().encode().to_vec();
+        let mut message = self.header(request);
         message.extend_from_slice(payload);
         self.stream.write_all(&message).unwrap();
     }
@@ -295,7 +308,7 @@ impl Client {
         let mut error = None;
         loop {
             let (head, len) = loop {
-                if let Some(found) = reply::decode(&self.input).unwrap() {
+                if let Some(found) = reply::decode(&self.input, self.headers).unwrap() {
                     break found;
                 }
                 let have = self.input.len();
@@ -303,6 +316,8 @@ impl Client {
             };
             self.input.drain(..len);
             let request = asked.iter().find(|r| r.cookie == head.cookie).expect("a cookie that was sent");
+            let repeated = self.headers.is_extended().then_some(request.offset);
+            assert_eq!(head.offset, repeated, "an extended reply repeats the offset of its request");
             match head.body {
                 ReplyBody::Simple(None) if request.command == Command::Read => {
                     data = self.take(request.len as usize);
@@ -313,8 +328,8 @@ impl Client {
                     assert_eq!(offset, request.offset + data.len() as u64);
                     data.extend(self.take(len as usize));
                 }
-                ReplyBody::BlockStatus { descriptors, .. } => {
-                    data.extend(self.take(8 * descriptors as usize));
+                ReplyBody::BlockStatus { count, .. } => {
+                    data.extend(self.take(reply::extent_len(self.headers) * count as usize));
                 }
                 ReplyBody::Error { errno, .. } => error = Some(errno),
                 ReplyBody::Hole { .. } => panic!("no holes are served"),
@@ -349,9 +364,9 @@ impl Client {
     }
 
     pub(crate) fn disconnect(&mut self) {
-        let mut header = Request::new(Command::Flush, 0, 0, 0).header();
+        let mut header = Request::new(Command::Flush, 0, 0, 0).header(self.headers);
         header.command = nbd_rs::wire::cmd::DISC;
-        self.send_raw(&header.encode());
+        self.send_raw(header.encode(self.headers).as_bytes());
     }
 
     /// Whether the server has closed, and said nothing more.

@@ -52,9 +52,10 @@ pub(super) fn info(
         rotational: traits.rotational,
         trim: true,
         write_zeroes: true,
-        fast_zero: false,
+        fast_zero: true,
         cache: true,
         multi_conn: true,
+        resize: false,
     };
     let info = ExportInfo::new(name, geometry.array_bytes(), block, features)?;
     let (data, parity) = (geometry.data(), geometry.parity());

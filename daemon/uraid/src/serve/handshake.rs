@@ -89,7 +89,7 @@ async fn send<S: AsyncWrite + Unpin>(stream: &mut S, handshake: &mut ServerHands
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nbd_rs::{BlockSizes, ClientHandshake, Features, Remote, Wanted};
+    use nbd_rs::{BlockSizes, ClientHandshake, ClientOutcome, Context, Features, Headers, Remote, Wanted};
 
     fn exports() -> Arc<[ExportInfo]> {
         let info = ExportInfo::new("v", 1 << 20, BlockSizes::default(), Features::default()).unwrap();
@@ -102,7 +102,12 @@ mod tests {
 
     /// A client over a pipe of `capacity` bytes that sends `extra` right behind its last option.
     async fn client(mut stream: tokio::io::DuplexStream, export: &str, extra: &[u8]) -> Option<Remote> {
-        let wanted = Wanted { export: export.to_owned(), structured: true, base_allocation: true };
+        let wanted = Wanted {
+            export: export.to_owned(),
+            headers: Headers::Extended,
+            contexts: vec![Context::BASE_ALLOCATION_NAME.to_owned()],
+            ..Wanted::default()
+        };
         let mut handshake = ClientHandshake::new(wanted).unwrap();
         let mut input = [0; 64];
         loop {
@@ -114,7 +119,7 @@ mod tests {
             let output = handshake.output().to_vec();
             handshake.output_sent(output.len());
             stream.write_all(&output).await.unwrap();
-            if let Some(remote) = fed.remote {
+            if let Some(ClientOutcome::Transmission(remote)) = fed.outcome {
                 stream.write_all(extra).await.unwrap();
                 return Some(remote);
             }
@@ -130,9 +135,10 @@ mod tests {
                 let (agreed, remote) =
                     tokio::join!(negotiate(&mut ours, exports()), client(theirs, "v", b""));
                 let remote = remote.unwrap();
-                assert_eq!((remote.size, remote.structured), (1 << 20, true));
+                assert_eq!((remote.size, remote.headers), (1 << 20, Headers::Extended));
                 let agreed = agreed.unwrap();
-                assert!(agreed.negotiated.structured && !agreed.negotiated.contexts.is_empty());
+                assert_eq!(agreed.negotiated.headers, Headers::Extended);
+                assert!(!agreed.negotiated.contexts.is_empty());
             });
         }
     }

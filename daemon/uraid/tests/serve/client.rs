@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nbd_rs::reply::{Reply, ReplyBody, decode};
-use nbd_rs::{ClientHandshake, Command, Errno, Remote, Request, Wanted};
+use nbd_rs::{ClientHandshake, ClientOutcome, Command, Errno, Headers, Remote, Request, Wanted};
 
 /// A stream of either kind.
 pub(crate) trait Stream: Read + Write + Send {}
@@ -44,7 +44,7 @@ impl Client {
 
     /// Shakes hands over a stream.
     pub(crate) fn over(mut stream: Box<dyn Stream>, export: &str) -> io::Result<Client> {
-        let wanted = Wanted { export: export.to_owned(), structured: true, base_allocation: false };
+        let wanted = Wanted { export: export.to_owned(), headers: Headers::Structured, ..Wanted::default() };
         let mut handshake = ClientHandshake::new(wanted).unwrap();
         let mut input = Vec::new();
         loop {
@@ -52,7 +52,7 @@ impl Client {
             input.drain(..fed.consumed);
             stream.write_all(handshake.output())?;
             handshake.output_sent(handshake.output().len());
-            if let Some(remote) = fed.remote {
+            if let Some(ClientOutcome::Transmission(remote)) = fed.outcome {
                 return Ok(Client { stream, input, cookie: 0, remote });
             }
             receive(&mut *stream, &mut input)?;
@@ -81,8 +81,9 @@ impl Client {
 
     fn ask(&mut self, command: Command, offset: u64, len: u32, data: &[u8]) -> Result<Vec<u8>, Trouble> {
         self.cookie += 1;
-        let request = Request::new(command, self.cookie, offset, len);
-        self.stream.write_all(&request.header().encode())?;
+        let request = Request::new(command, self.cookie, offset, u64::from(len));
+        let headers = self.remote.headers;
+        self.stream.write_all(request.header(headers).encode(headers).as_bytes())?;
         self.stream.write_all(data)?;
         let mut got = Vec::new();
         loop {
@@ -103,7 +104,7 @@ impl Client {
 
     fn reply(&mut self) -> io::Result<Reply> {
         loop {
-            if let Some((reply, taken)) = decode(&self.input).unwrap() {
+            if let Some((reply, taken)) = decode(&self.input, self.remote.headers).unwrap() {
                 self.input.drain(..taken);
                 return Ok(reply);
             }
