@@ -7,9 +7,11 @@ BUILD_TOOLS="cc:gcc ld:binutils"
 DEMO_TOOLS="python3:python3 nbdfuse:libnbd-bin nbdfuse:nbdfuse nbdinfo:libnbd-bin fusermount3:fuse3 losetup:mount mount:mount
     mkfs.ext4:e2fsprogs fsck.ext4:e2fsprogs"
 CHECK_TOOLS="python3:python3 shellcheck:shellcheck"
+PACKAGE_TOOLS="dpkg-deb:dpkg dpkg-shlibdeps:dpkg-dev strip:binutils git:git"
 BENCH_TOOLS="python3:python3 fio:fio qemu-nbd:qemu-utils nbdkit:nbdkit"
 TEST_TOOLS="$DEMO_TOOLS $BENCH_TOOLS nbdcopy:libnbd-bin py-nbd:python3-libnbd qemu-io:qemu-utils
-    mdadm:mdadm linux.uml:user-mode-linux zstd:zstd mkfs.xfs:xfsprogs xfs_repair:xfsprogs cmp:diffutils"
+    mdadm:mdadm linux.uml:user-mode-linux zstd:zstd mkfs.xfs:xfsprogs xfs_repair:xfsprogs cmp:diffutils
+    $PACKAGE_TOOLS systemd-analyze:systemd udevadm:udev man:man-db mandoc:mandoc bash:bash zsh:zsh fish:fish"
 
 # The Python for which the distribution's modules are installed.
 python() {
@@ -61,4 +63,11 @@ need_component() {
     have rustup || die "cargo $1 is missing: install your distribution's package for it, or use rustup"
     say "Adding the Rust component $2"
     rustup component add "$2"
+}
+
+# A program that cargo builds.
+need_cargo_tool() {
+    have "$1" && return 0
+    say "Building $1 (once)"
+    cargo install --locked "$1"
 }

@@ -36,7 +36,7 @@ check() {
 }
 
 check_shell() {
-    shellcheck -x -a dev tests/demo.sh .ci/run
+    shellcheck -x -a dev tests/demo.sh .ci/run systemd/debian/p*
 }
 
 # The Rust tests: nextest when it is there, cargo test otherwise; then the examples in the docs.

@@ -39,6 +39,12 @@ pub enum Command {
     /// Show the accelerators: the DSA work queues of this machine, usable or why not, and from what size
     /// on they pay; or, of a running array, what they and the CPU did.
     Engines(EnginesArgs),
+    /// Write the manual pages and completions that a package holds.
+    #[command(hide = true)]
+    Generate(GenerateArgs),
+    /// Tell udev about a device.
+    #[command(hide = true)]
+    Udev(UdevArgs),
 }
 
 /// RAID levels.
@@ -220,6 +226,43 @@ pub struct EnginesArgs {
     pub quick: bool,
     /// Name of a running array, to be shown what its engines did; without name and --control, this machine.
     pub name: Option<VolumeName>,
+}
+
+/// `uraid generate`
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// Directory for the manual pages.
+    #[arg(long, value_name = "DIRECTORY", requires = "date")]
+    pub man: Option<PathBuf>,
+    /// The date on the manual pages.
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    pub date: Option<String>,
+    /// Directory for the completions of bash, zsh and fish.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub completions: Option<PathBuf>,
+}
+
+/// `uraid udev`
+#[derive(Args, Debug)]
+pub struct UdevArgs {
+    /// What is asked.
+    #[command(subcommand)]
+    pub question: UdevQuestion,
+}
+
+/// What a udev rule can ask.
+#[derive(Subcommand, Debug)]
+pub enum UdevQuestion {
+    /// Which volume is behind an nbd device?
+    Volume {
+        /// The kernel's attribute `backend` of the device.
+        backend: String,
+    },
+    /// Which service has this device as a member?
+    Member {
+        /// The device node; its links are in the environment, in DEVLINKS.
+        node: PathBuf,
+    },
 }
 
 const ENGINES_EXAMPLES: &str = "\

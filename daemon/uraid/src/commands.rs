@@ -11,7 +11,7 @@ use crate::cli::{
 use crate::control::client::Client;
 use crate::control::protocol::Request;
 use crate::failure::Failure;
-use crate::{check_config, create, engines, examine, kernels, out, serve, status};
+use crate::{check_config, create, engines, examine, generate, kernels, out, serve, status, udev};
 
 /// Does what the command line says.
 ///
@@ -25,6 +25,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::CheckConfig(args) => check_config::run(&args.file),
         Command::Kernels(args) => kernels::run(&args),
         Command::Engines(args) => engines::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Udev(args) => udev::run(&args),
         Command::Status(args) => run_status(&args),
         Command::Fail(args) => run_fail(&args),
         Command::Add(args) => run_add(&args),

@@ -4,7 +4,8 @@
 //! Where things are: [`cli`] has the words of the command line, [`create`] makes arrays after [`probe`]
 //! found nothing of value, [`examine`] shows superblocks, [`control`] is the conversation between the
 //! commands and a running daemon, [`status`] shows what the daemon says, [`serve`] is the daemon,
-//! [`kernels`] shows and times the parity kernels, [`engines`] the work queues of devices.
+//! [`kernels`] shows and times the parity kernels, [`engines`] the work queues of devices, [`generate`] makes
+//! manual pages and completions, [`udev`] answers the rules of the package.
 //!
 //! Promises: commands never ask questions, exit with 0, 1 (it failed) or 2 (it was asked wrongly), and
 //! write to a device only after every check on every device passed.
@@ -21,6 +22,7 @@ pub mod device;
 pub mod engines;
 pub mod examine;
 pub mod failure;
+pub mod generate;
 pub mod human;
 pub mod journal;
 pub mod kernels;
@@ -29,5 +31,6 @@ pub mod probe;
 pub mod scan;
 pub mod serve;
 pub mod status;
+pub mod udev;
 
 pub use failure::Failure;
