@@ -56,7 +56,7 @@ run_tests() {
     # shellcheck disable=SC2086
     install_tools $TEST_TOOLS
     build
-    build_model
+    build_for_tests
     logs=$(mktemp -d)
     suite "Unit, property and oracle tests (Rust)" "$logs/rust" rust_tests
     suite "Examples in the documentation (Rust)" "$logs/doc" doc_tests

@@ -13,6 +13,9 @@ use crate::{AttachError, Event, Events, Netlink, Reconfigure, SocketPair, socket
 /// down: some may have been dead before anybody listened.
 const QUIET: Duration = Duration::from_millis(200);
 
+/// How long more is tried for the other sockets once the kernel has taken one: requests wait in it meanwhile.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Which device, and how long to try.
 #[derive(Clone, Debug)]
 pub struct Replace {
@@ -22,7 +25,7 @@ pub struct Replace {
     pub backend: Option<String>,
     /// How many sockets it is to have: as many as it was attached with.
     pub sockets: usize,
-    /// How long to wait until the kernel has taken all of them.
+    /// How long to wait until the kernel has taken the first; the others have a second more.
     pub within: Duration,
 }
 
@@ -67,7 +70,7 @@ pub fn replace_sockets(
     }
     fence()?;
     // The fence has its own deadline, or none: a member's write may take as long as it takes.
-    let deadline = Instant::now() + wanted.within;
+    let mut deadline = Instant::now() + wanted.within;
     let mut taken = Vec::new();
     let mut expected = old.len();
     loop {
@@ -79,6 +82,9 @@ pub fn replace_sockets(
         }
         if Instant::now() >= deadline {
             break;
+        }
+        if !taken.is_empty() {
+            deadline = deadline.min(Instant::now() + GRACE);
         }
         expected = 1;
     }

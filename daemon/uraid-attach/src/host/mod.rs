@@ -142,6 +142,22 @@ impl Host {
         poll_until(what, within, || self.attached(index).is_none().then_some(()))
     }
 
+    /// Has the kernel forget the partitions of a device that was detached: it shows them until somebody
+    /// opens the device, which this does. With udev running, udev does it too.
+    ///
+    /// # Errors
+    /// The device cannot be opened.
+    pub fn forget_partitions(&self, index: u32) -> Result<(), AttachError> {
+        let node = self.node(index);
+        match fs::File::open(&node) {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound) => Ok(()),
+            // Kernels that refuse to open what is not attached have forgotten them already.
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(()),
+            Err(error) => Err(AttachError::io(format!("open {}", node.display()), error)),
+        }
+    }
+
     fn sys(&self, path: &str) -> PathBuf {
         self.root.join("sys").join(path)
     }

@@ -180,7 +180,8 @@ impl Netlink {
     /// answered or given up, and lets go of the sockets. A device that is not attached is no error.
     ///
     /// **The kernel does not ask whether it is used**: a mounted file system loses its disk. Ask
-    /// [`Host::holders`](crate::Host::holders) first. While somebody has it open, its number stays taken.
+    /// [`Host::holders`](crate::Host::holders) first. While somebody has it open, its number stays taken. Its
+    /// partitions are shown until [`Host::forget_partitions`](crate::Host::forget_partitions).
     ///
     /// # Errors
     /// There is no such device, or this process may not.

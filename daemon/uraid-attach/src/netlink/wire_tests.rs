@@ -28,24 +28,47 @@ fn a_request_has_the_bytes_of_the_header_files() {
     assert_eq!(request[4..], expected[4..]);
 }
 
+// What Linux 6.1.176 answered to GETFAMILY "nbd", and to STATUS with an attribute that is too short, once with
+// the option NETLINK_CAP_ACK and once without; x86-64.
+const FAMILY: &str = "b4000000 1000 0000 01000000 ea020000 01020000
+    0800 0200 6e626400 0600 0100 1a000000 0800 0300 01000000 0800 0400 00000000 0800 0500 0a000000
+    5400 0600 1400 0100 0800010001000000 080002000a000000 1400 0200 0800010002000000 080002000a000000
+    1400 0300 0800010003000000 080002000a000000 1400 0400 0800010005000000 080002000a000000
+    2400 0700 2000 0100 0800 0200 03000000 1100 0100 6e62645f6d635f67726f757000 000000
+    24000000 0200 0001 01000000 ea020000 00000000 1c000000 1000 0500 01000000 00000000";
+const REFUSED: &str = "88000000 0200 0002 01000000 ea020000 deffffff
+    1c0000001a000500010000000000000005010000050001000100000027000100417474726962757465206661696c6564
+    20706f6c6963792076616c69646174696f6e00000800020014000000280004800c000400000000000000000004000b00
+    0c000500ffffffff000000000800010004000000";
+const REFUSED_CAPPED: &str = "80000000 0200 0003 01000000 ea020000 deffffff
+    1c0000001a000500010000000000000027000100417474726962757465206661696c656420706f6c6963792076616c69
+    646174696f6e000008000200140000002c00048004000b000c000400000000000000000004000b000c000500ffffffff
+    000000000800010004000000";
+
 #[test]
 #[cfg(target_endian = "little")]
 fn the_family_is_found_in_the_answer_of_a_kernel() {
-    // The answer to GETFAMILY "nbd", cut down to what is looked at, and the acknowledgement behind it.
-    let answer = bytes(
-        "50000000 1000 0000 01000000 01000000  01 02 0000
-         0800 0200 6e626400  0600 0100 1e00 0000  0800 0300 01000000
-         2400 0700 2000 0100 0800 0200 09000000 1100 0100 6e62645f6d635f67726f757000 000000
-         24000000 0200 0001 01000000 01000000 00000000 20000000 1000 0500 01000000 00000000",
-    );
+    let answer = bytes(FAMILY);
     let messages: Vec<_> = Messages(&answer).collect();
     assert_eq!(messages.len(), 2);
     let (command, attributes) = messages[0].generic().unwrap();
-    assert_eq!((command, attributes.u16(1), attributes.text(2)), (1, Some(0x1e), Some(&b"nbd"[..])));
+    assert_eq!((command, attributes.u16(1), attributes.text(2)), (1, Some(26), Some(&b"nbd"[..])));
     let group = attributes.nest(7).nest(1);
-    assert_eq!((group.u32(2), group.text(1)), (Some(9), Some(&b"nbd_mc_group"[..])));
+    assert_eq!((group.u32(2), group.text(1)), (Some(3), Some(&b"nbd_mc_group"[..])));
     assert_eq!(messages[0].acknowledgement(), None);
     assert_eq!(messages[1].acknowledgement(), Some(Acknowledgement { errno: 0, text: None }));
+}
+
+#[test]
+#[cfg(target_endian = "little")]
+fn the_words_of_a_kernel_are_found_in_its_refusal() {
+    for refused in [REFUSED, REFUSED_CAPPED] {
+        let refused = bytes(refused);
+        let messages: Vec<_> = Messages(&refused).collect();
+        assert_eq!(messages.len(), 1);
+        let text = Some("Attribute failed policy validation".to_owned());
+        assert_eq!(messages[0].acknowledgement(), Some(Acknowledgement { errno: 34, text }));
+    }
 }
 
 /// An error message as the kernel builds it, with the request echoed or not.
@@ -123,12 +146,12 @@ fn no_bytes_do_harm_and_every_walk_ends() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize
     };
-    let whole = error(22, 40, flag::ACK_TLVS, b"no such thing\0");
+    let whole = [FAMILY, REFUSED, REFUSED_CAPPED].map(bytes);
     for round in 0..50_000 {
         let mut datagram: Vec<u8> = if round % 2 == 0 {
             (0..next() % 96).map(|_| next() as u8).collect()
         } else {
-            whole.repeat(1 + next() % 2)
+            whole[next() % 3].repeat(1 + next() % 2)
         };
         for _ in 0..next() % 6 {
             let at = next() % datagram.len().max(1);
