@@ -128,6 +128,7 @@ stop
 "$A" status 3
 fails "$A" serve /run/other --index 3
 exec 9<&-
+fails "$A" resize 3 16
 start --index 3 --size 8
 stop
 chmod 1777 /run
@@ -140,8 +141,9 @@ fails "$A" serve /run/other --ioctl
     for which in (0, 1, 2):
         t.check("nbd3 is in use" in told[which], f"{which}: {told[which]}")
     t.check("Some(true)" in said, "the kernel does not show the open device as in use")
-    t.check("CAP_SYS_ADMIN" in told[3], f"without privilege: {told[3]}")
-    t.check("modprobe nbd" in told[4] and "modprobe nbd" in told[5], f"without the driver: {told[4:]}")
+    t.check("nbd3 is not attached" in told[3], f"a change of a device that is not attached: {told[3]}")
+    t.check("CAP_SYS_ADMIN" in told[4], f"without privilege: {told[4]}")
+    t.check("modprobe nbd" in told[5] and "modprobe nbd" in told[6], f"without the driver: {told[5:]}")
 
 
 def test_requests_grow_to_whole_stripes(t):
@@ -234,6 +236,29 @@ stop
     t.check("another namespace" in facts["hidden"], facts["hidden"])
     t.check(facts["swap"] == "swapped to (nbd0)", facts["swap"])
     t.check(facts["freed"] == facts["freed2"] == "true", said)
+
+
+def test_udev_has_looked_when_the_device_has_settled(t):
+    """With udev running in the guest: its links of a file system are there when `settle` returns."""
+    need("udevadm")
+    said, facts = guest(t, """
+start --size 32
+echo "without $(tell settle)"
+mkfs.ext4 -q -U 11111111-2222-3333-4444-555555555555 $D
+stop
+/lib/systemd/systemd-udevd --daemon
+start --size 32
+tell settle
+echo "link $(readlink -f /dev/disk/by-uuid/11111111-2222-3333-4444-555555555555)"
+tell link /dev/disk/by-uuid/11111111-2222-3333-4444-555555555555
+fails "$A" tell $C link /dev/disk/by-uuid/none
+echo "freed $("$A" free $N)"
+stop
+udevadm control --exit
+""")
+    t.check(facts["without"] == "settled NoUdev" and facts["settled"] == "Looked", said)
+    t.check(facts["link"] == "/dev/nbd0" and facts["leads"] == "there" and facts["freed"] == "true", said)
+    t.check("none to lead to nbd0" in refusals(said)[0], said)
 
 
 def test_a_dead_socket_is_told_and_the_other_one_goes_on(t):

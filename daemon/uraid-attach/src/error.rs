@@ -30,7 +30,7 @@ pub enum AttachError {
         /// N of /dev/nbdN.
         index: u32,
     },
-    /// The device of this number is not attached by netlink, so there is nothing to change.
+    /// The device of this number is not attached, so there is nothing to change.
     #[error("nbd{index} is not attached to anything")]
     NotAttached {
         /// N of /dev/nbdN.

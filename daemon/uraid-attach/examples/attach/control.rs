@@ -11,6 +11,8 @@
 //! | `offer` | new sockets although none died |
 //! | `backend NAME` | acts in this name from now on |
 //! | `resize MIB` | another size |
+//! | `settle` | waits until udev has dealt with the device |
+//! | `link PATH` | waits until the path leads to the device |
 //! | `buffer` | bytes of a socket's buffer |
 //! | `carry` | the netlink socket goes through a descriptor, as over a restart |
 //! | `disconnect` | detaches, and ends |
@@ -18,8 +20,9 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::socket::{Shutdown, shutdown};
@@ -39,6 +42,8 @@ pub(crate) struct Controlled {
     memory: Arc<Memory>,
     connections: Vec<Connection>,
     device: Device,
+    /// Before it was attached.
+    since: SystemTime,
 }
 
 enum Device {
@@ -50,7 +55,7 @@ enum Device {
 impl Controlled {
     /// Serves first, then attaches.
     pub(crate) fn attach(wanted: Connect, sockets: usize, memory: Memory, by_ioctl: bool) -> Result<Self> {
-        let memory = Arc::new(memory);
+        let (memory, since) = (Arc::new(memory), SystemTime::now());
         let (mut kernel, mut connections) = (Vec::new(), Vec::new());
         for pair in socket_pairs(sockets)? {
             kernel.push(pair.kernel);
@@ -65,7 +70,7 @@ impl Controlled {
             let index = netlink.connect(&wanted, &ends)?;
             Device::Netlink { index, netlink, events }
         };
-        Ok(Controlled { wanted, memory, connections, device })
+        Ok(Controlled { wanted, memory, connections, device, since })
     }
 
     /// Takes over the device that a server that is dead had attached in this name.
@@ -74,7 +79,8 @@ impl Controlled {
         let index = Host::here().find_backend(backend)?.context("no device is attached in this name")?;
         let (netlink, events) = (Netlink::open()?, Events::subscribe()?);
         let device = Device::Netlink { index, netlink, events };
-        let mut adopted = Controlled { wanted, memory: Arc::new(memory), connections: Vec::new(), device };
+        let (memory, since) = (Arc::new(memory), SystemTime::now());
+        let mut adopted = Controlled { wanted, memory, connections: Vec::new(), device, since };
         adopted.replace_all(&[], sockets, SOON, || Ok(()))?;
         Ok(adopted)
     }
@@ -118,6 +124,11 @@ impl Controlled {
                 Ok("done".to_owned())
             }
             ["resize", mib] => self.resize(mib.parse::<u64>()? << 20),
+            ["settle"] => Ok(format!("settled {:?}", Host::here().settle(self.index()?, self.since, SOON)?)),
+            ["link", path] => {
+                Host::here().wait_for_link(self.index()?, Path::new(path), SOON)?;
+                Ok("leads there".to_owned())
+            }
             ["buffer"] => {
                 let connection = self.connections.first().context("no socket")?;
                 Ok(format!("buffer {}", buffer_of(&connection.socket)?))

@@ -5,7 +5,7 @@
 //!              [--dead-conn-timeout S] [--backend NAME] [--image FILE] [--read-only] [--partition]
 //!              [--one-connection] [--destroy] [--ioctl] [--adopt]
 //! attach tell CONTROL WORD ...     what words there are: control.rs
-//! attach status [N] | attached N | holders N | tune N STRIPE_KIB | free N
+//! attach status [N] | attached N | holders N | tune N STRIPE_KIB | resize N MIB | free N
 //! ```
 //!
 //! The end-to-end tests run it in a kernel that has the driver (tests/e2e/test_attach.py).
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nbd_rs::wire::transmission_flag::{CAN_MULTI_CONN, READ_ONLY};
-use uraid_attach::{Connect, DeviceChoice, Host, Netlink, QueueLimits};
+use uraid_attach::{Connect, DeviceChoice, Host, Netlink, QueueLimits, Reconfigure};
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -43,6 +43,10 @@ fn main() -> Result<()> {
         ["holders", index] => {
             println!("{}", Host::here().holders(index.parse()?));
             Ok(())
+        }
+        ["resize", index, mib] => {
+            let change = Reconfigure { size: Some(mib.parse::<u64>()? << 20), ..Reconfigure::default() };
+            Ok(Netlink::open()?.reconfigure(index.parse()?, &change, &[])?)
         }
         ["free", index] => {
             let holders = Host::here().wait_until_free(index.parse()?, Duration::from_secs(5));

@@ -13,7 +13,7 @@ pub use events::{Event, Events};
 use self::socket::{Family, Reply, Socket};
 use self::wire::{Acknowledgement, Attributes, Builder, push_attribute};
 use crate::params::{Connect, DeviceChoice, Reconfigure};
-use crate::{AttachError, Capability};
+use crate::{AttachError, Capability, Host};
 
 const NAME: &str = "nbd";
 const GROUP: &str = "nbd_mc_group";
@@ -154,8 +154,8 @@ impl Netlink {
     /// With a size, newer kernels answer only when the requests in flight are answered.
     ///
     /// # Errors
-    /// [`AttachError::Refused`] if the backend is not the one that it was attached with; otherwise as
-    /// [`Netlink::connect`].
+    /// [`AttachError::NotAttached`]; [`AttachError::Refused`] if the backend is not the one that it was attached
+    /// with; otherwise as [`Netlink::connect`].
     pub fn reconfigure(
         &mut self,
         index: u32,
@@ -174,6 +174,13 @@ impl Netlink {
             if sockets.is_empty() { message } else { message.nest(attr::SOCKETS, &socket_list(sockets)) }
         })
         .map(drop)
+        .map_err(|error| match error {
+            // The kernel has one number for all that it does not like.
+            AttachError::Refused { errno: Errno::EINVAL, .. } if Host::here().attached(index).is_none() => {
+                AttachError::NotAttached { index }
+            }
+            other => other,
+        })
     }
 
     /// Detaches a device. The kernel sends `DISC` on every socket, waits until the requests in flight are
@@ -281,7 +288,7 @@ fn refusal(what: &str, command: u8, index: Option<u32>, ended: Acknowledgement) 
              says more"
         }
         (cmd::RECONFIGURE, Errno::EINVAL, _) => {
-            "; it is not attached by netlink, or by somebody else (another backend); its log says which"
+            "; it was attached in the name of another backend, or by ioctl; its log says which"
         }
         (cmd::DISCONNECT, Errno::EINVAL, _) => "; there is no such device",
         (_, Errno::EOPNOTSUPP, _) => "; this kernel is too old for it",
