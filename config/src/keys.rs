@@ -5,6 +5,8 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::access::Access;
+use crate::limits::Limits;
 use crate::schema::Config;
 
 /// One key that the file may hold.
@@ -99,6 +101,19 @@ impl Config {
     /// The keys whose values differ between this configuration and another one.
     pub fn differences(&self, other: &Config) -> Vec<&'static Key> {
         KEYS.iter().filter(|key| (key.value)(self) != (key.value)(other)).collect()
+    }
+}
+
+impl Config {
+    /// This configuration with the values that `fresh` has of live keys: what holds in a daemon that was
+    /// started with this one and has read that one since.
+    pub fn with_live_keys_of(&self, fresh: &Config) -> Config {
+        let Access { list, socket_mode: _, socket_group: _, allow_users, allow_groups } =
+            fresh.access.clone();
+        let access = Access { list, allow_users, allow_groups, ..self.access.clone() };
+        let Limits { connections, stall, .. } = self.limits;
+        let limits = Limits { connections, stall, ..fresh.limits };
+        Config { access, limits, tls: fresh.tls.clone(), ..self.clone() }
     }
 }
 

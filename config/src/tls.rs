@@ -88,6 +88,13 @@ impl Tls {
         }
     }
 
+    /// The first of these addresses that other machines can reach, if TLS is spoken there and clients need no
+    /// certificate for it.
+    pub fn lets_in_strangers<'a>(&self, addresses: &'a [Address]) -> Option<&'a Address> {
+        let open = |address: &&Address| !address.is_local() && self.at(address) != TlsAt::Off;
+        addresses.iter().find(open).filter(|_| self.client_ca.is_none())
+    }
+
     /// What is missing to what is there: the key at fault, what is wrong and what to do.
     pub fn contradiction(&self) -> Option<(&'static str, &'static str, &'static str)> {
         let is_on = matches!(self.mode, TlsMode::Offered | TlsMode::Required);

@@ -397,6 +397,29 @@ fn differences_are_named_by_key() {
     assert_eq!(found, expected.map(|(name, live)| (name.to_owned(), live)));
 }
 
+/// What a reload makes of two configurations that differ in every key, as far as the example goes.
+#[test]
+fn a_reload_takes_live_keys_and_no_others() {
+    let fresh = full_example()
+        .replace("list = true", "list = false")
+        .replace("mode = \"auto\"", "mode = \"required\"")
+        .replace("connections = 128", "connections = 7")
+        .replace("connections_per_peer = 0", "connections_per_peer = 5")
+        .replace("requests_per_connection = 256", "requests_per_connection = 6")
+        .replace("bytes_per_connection = \"128MiB\"", "bytes_per_connection = \"4MiB\"")
+        .replace("handshakes = 128", "handshakes = 8")
+        .replace("handshake_s = 10", "handshake_s = 11")
+        .replace("idle_s = 0", "idle_s = 12")
+        .replace("stall_s = 30", "stall_s = 31")
+        .replace("socket_mode = \"0660\"", "socket_mode = \"0600\"");
+    let (old, fresh) = (parse(EXAMPLE).unwrap(), parse(&fresh).unwrap());
+    let now = old.with_live_keys_of(&fresh);
+    let changed = old.differences(&now);
+    assert!(changed.iter().all(|key| key.live), "{changed:?}");
+    assert!(now.differences(&fresh).iter().all(|key| !key.live), "{:?}", now.differences(&fresh));
+    assert_eq!(changed.len(), documented_keys().iter().filter(|key| key.live).count());
+}
+
 /// Every setting that the example shows without a default is one whose value the table of keys reads from
 /// the right place.
 #[test]

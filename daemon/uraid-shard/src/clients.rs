@@ -11,6 +11,7 @@ use uraid_core::Tick;
 
 use crate::conn::{Connection, ConnectionError, Received};
 use crate::handover::ConnectionKind;
+use crate::terms::Terms;
 
 /// Names a connection; a name of the past finds nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +34,7 @@ pub(crate) struct Client {
     pub(crate) connection: Connection,
     pub(crate) peer: String,
     pub(crate) kind: ConnectionKind,
+    pub(crate) terms: Terms,
     /// There may be something to read, or something that waited may go on.
     ready: bool,
     /// Until then it is looked at in every turn.
@@ -70,6 +72,10 @@ impl Client {
         sent
     }
 
+    fn idle_at(&self) -> Option<Tick> {
+        self.terms.idle_at(&self.connection)
+    }
+
     fn is_active(&self, now: Tick) -> bool {
         self.ready || (now < self.hot_until && self.connection.wants_read())
     }
@@ -99,7 +105,13 @@ impl Clients {
         self.count
     }
 
-    pub(crate) fn insert(&mut self, connection: Connection, peer: String, kind: ConnectionKind) {
+    pub(crate) fn insert(
+        &mut self,
+        connection: Connection,
+        peer: String,
+        kind: ConnectionKind,
+        terms: Terms,
+    ) {
         self.generation += 1;
         self.count += 1;
         let client = Client {
@@ -109,6 +121,7 @@ impl Clients {
             connection,
             peer,
             kind,
+            terms,
             ready: true,
             hot_until: Tick::default(),
             writable: false,
@@ -134,6 +147,16 @@ impl Clients {
     /// The first one of which `wanted` is true.
     pub(crate) fn find(&self, wanted: impl Fn(&Connection) -> bool) -> Option<ClientKey> {
         self.next(&mut 0, |client| wanted(&client.connection))
+    }
+
+    /// One that has been silent for too long.
+    pub(crate) fn find_idle(&self, now: Tick) -> Option<ClientKey> {
+        self.next(&mut 0, |client| client.idle_at().is_some_and(|at| at <= now))
+    }
+
+    /// When the first one will have been, if nothing happens before.
+    pub(crate) fn idle_at(&self) -> Option<Tick> {
+        self.places.iter().flatten().filter_map(Client::idle_at).min()
     }
 
     /// From place `at` on, the next one that may have something to say.

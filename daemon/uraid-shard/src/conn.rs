@@ -63,6 +63,9 @@ pub enum ConnectionError {
     /// The kernel shut it down, and sends what was not answered again, elsewhere.
     #[error("the kernel shut it down; its requests that were not begun are dropped")]
     Replaced,
+    /// The client said nothing for longer than its [`Terms`](crate::Terms) allow.
+    #[error("the client was silent for too long")]
+    Idle,
     /// The client does not speak the protocol.
     #[error("the client misbehaved: {0}")]
     Client(#[from] ClientMisbehaved),
@@ -306,6 +309,11 @@ impl Connection {
         }
         leftover.extend_from_slice(self.input.rest());
         Some((self.socket, self.session, leftover, self.out.into_bytes()))
+    }
+
+    /// When a byte last came or went.
+    pub(crate) fn last_moved(&self) -> Tick {
+        self.inward.moved.max(self.outward.moved)
     }
 
     /// Whether no request is under way and nothing is left to be sent.

@@ -20,6 +20,7 @@ use uraid_core::Tick;
 
 use crate::clients::Client;
 use crate::shard::{NewConnection, Reply, ShardExit};
+use crate::terms::Terms;
 
 /// Nanoseconds for which clients may take answers before the rest is kept for the successor to send.
 const ANSWERS_TAKEN: u64 = 1_000_000_000;
@@ -108,26 +109,27 @@ impl HandOver {
 }
 
 fn hand_over(client: Client) -> Option<NewConnection> {
-    let Client { connection, peer, kind, .. } = client;
+    let Client { connection, peer, kind, terms, .. } = client;
     if kind == ConnectionKind::Proxied {
         return None;
     }
     let (socket, session, leftover, unsent) = connection.hand_over()?;
-    Some(NewConnection { socket, session, leftover, peer, kind, unsent })
+    Some(NewConnection { socket, session, leftover, peer, kind, unsent, terms })
 }
 
 impl NewConnection {
     /// A client that comes from its handshake. `leftover` is what was received beyond it.
     pub fn client(socket: OwnedFd, session: Session, leftover: Vec<u8>, peer: String) -> Self {
         let kind = ConnectionKind::Client;
-        NewConnection { socket, session, leftover, peer, kind, unsent: Vec::new() }
+        NewConnection { socket, session, leftover, peer, kind, unsent: Vec::new(), terms: Terms::default() }
     }
 
     /// One end of a socket pair whose other end is for the kernel, which shakes no hands: the session is
     /// one of [`Negotiated::default`](nbd_rs::Negotiated).
     pub fn kernel(socket: OwnedFd, session: Session, peer: String) -> Self {
         let kind = ConnectionKind::Kernel;
-        NewConnection { socket, session, leftover: Vec::new(), peer, kind, unsent: Vec::new() }
+        let (leftover, unsent) = (Vec::new(), Vec::new());
+        NewConnection { socket, session, leftover, peer, kind, unsent, terms: Terms::default() }
     }
 }
 

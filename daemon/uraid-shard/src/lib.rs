@@ -41,6 +41,7 @@ mod share;
 mod socket;
 mod status;
 mod sys;
+mod terms;
 
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use config::{EngineError, POOL_BYTES_MIN, ShardConfig, SpawnError, Tuning, cpu_engine, engine};
@@ -59,3 +60,5 @@ pub use offload::{
 pub use runner::{Fatal, Finished, IoCounters, MemberError, NewRequest, Progress, Runner};
 pub use shard::{AddError, FailError, MemberName, NewConnection, Shard, ShardExit, ShardGone, ShardHandle};
 pub use status::{AlertRecord, ClientCounters, MemberInfo, NoticeRecord, ShardStatus, SyncInfo};
+pub use sys::peer_groups;
+pub use terms::Terms;

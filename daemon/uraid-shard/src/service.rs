@@ -233,6 +233,9 @@ impl Service {
         if now.0.saturating_sub(self.last_sample.0) >= SAMPLE_EVERY {
             self.last_sample = now;
             self.speed.sample(now, self.runner.array().status().sync);
+            while let Some(key) = self.clients.find_idle(now) {
+                self.give_up(key, &ConnectionError::Idle, now);
+            }
         }
         if now.0.saturating_sub(self.last_wait_check.0) >= WAITERS_EVERY {
             self.last_wait_check = now;
@@ -502,7 +505,7 @@ impl Service {
     }
 
     fn connect(&mut self, new: NewConnection, now: Tick) {
-        let NewConnection { socket, session, leftover, peer, kind, unsent } = new;
+        let NewConnection { socket, session, leftover, peer, kind, unsent, terms } = new;
         let full = self.clients.len() >= self.tuning.connections && kind != ConnectionKind::Kernel;
         let leaving = self.stopping.is_some() && self.hand_over.is_none();
         if leaving || full {
@@ -520,12 +523,13 @@ impl Service {
         tracing::info!(volume = self.name, peer, "connected");
         self.counters.connections += 1;
         let pending = Pending { leftover: &leftover, unsent: &unsent };
-        let mut connection = Connection::new(socket, session, pending, self.tuning.connection, now);
+        let limits = terms.limits.unwrap_or(self.tuning.connection);
+        let mut connection = Connection::new(socket, session, pending, limits, now);
         if self.hand_over.is_some() {
             // It came from its handshake too late, and goes along.
             connection.pause();
         }
-        self.clients.insert(connection, peer, kind);
+        self.clients.insert(connection, peer, kind, terms);
     }
 
     fn fail(&mut self, name: &MemberName) -> Result<MemberId, FailError> {
@@ -615,8 +619,12 @@ impl Service {
     fn sleep(&mut self, now: Tick) {
         let waits = self.memory_is_short() || self.runner.stopped().is_some();
         let check = waits.then(|| Tick(now.0.saturating_add(WAITERS_EVERY)));
+        // Not before the next sample, which is when it is acted upon.
+        let sample = self.last_sample.0.saturating_add(SAMPLE_EVERY);
+        let idle = self.clients.idle_at().map(|at| Tick(at.0.max(sample)));
         let handing_over = self.hand_over.as_ref().and_then(HandOver::wake_at);
-        let wake = [self.runner.wake_at(), self.stopping, check, handing_over].into_iter().flatten().min();
+        let wake = [self.runner.wake_at(), self.stopping, check, idle, handing_over];
+        let wake = wake.into_iter().flatten().min();
         let now = self.runner.now();
         let timeout = wake.map(|at| Duration::from_nanos(at.0.saturating_sub(now.0)));
         self.look(now, timeout);

@@ -25,6 +25,7 @@ use crate::runner::Runner;
 use crate::service::{Inbox, Service};
 use crate::share::reserve_bytes;
 use crate::status::ShardStatus;
+use crate::terms::Terms;
 
 /// A client's socket after the handshake, the kernel's, or one that a process before this one let go of.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub struct NewConnection {
     pub kind: ConnectionKind,
     /// Answers that are to be sent before all others.
     pub unsent: Vec<u8>,
+    /// What holds for it.
+    pub terms: Terms,
 }
 
 /// How an operator names a member.

@@ -92,3 +92,38 @@ fn message_of(spans: *mut libc::iovec, count: usize) -> libc::msghdr {
     message.msg_iovlen = count as _;
     message
 }
+
+/// The groups beside its own that the process at the other end of a unix socket was in when it connected.
+/// The kernel has kept them; the process may have changed or ended since.
+///
+/// # Errors
+/// The kernel is older than 4.13, or it is no unix socket.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    // As many as a process can be in.
+    const GROUPS_MAX: usize = 65_536;
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let mut bytes = (groups.len() * size_of::<libc::gid_t>()) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `bytes` bytes to the buffer, which is that long, and how many it
+        // would have written to `bytes`.
+        let failed = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut bytes,
+            )
+        };
+        let count = bytes as usize / size_of::<libc::gid_t>();
+        if failed == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() || count > GROUPS_MAX {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}

@@ -9,7 +9,7 @@ use uraid_shard::paths;
 
 use crate::commands::load;
 use crate::failure::Failure;
-use crate::out;
+use crate::{out, serve};
 
 /// Checks the file without looking at the members.
 ///
@@ -24,6 +24,15 @@ pub fn run(file: &Path) -> Result<(), Failure> {
     }
     if config.insecure {
         text += "note: insecure = true lets everybody who can reach an address read and write the volume\n";
+    }
+    if let Some(address) = config.tls.lets_in_strangers(&config.listen) {
+        text += &format!(
+            "note: {address} is encrypted, and without `client_ca` in [tls] everybody who can reach it can read \
+             and write the volume\n"
+        );
+    }
+    for note in serve::file_notes(&config) {
+        text += &format!("note: {note}\n");
     }
     if let Some(note) = kernel_note(config.kernel.word()) {
         text += &note;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use raid6_simd::Selection;
-use uraid_config::{Address, RUN_DIR, Size, VolumeName};
+use uraid_config::{Address, RUN_DIR, Size, TlsMode, VolumeName};
 
 /// Userspace software RAID 4/5/6: on disk it is Linux md, to clients it is NBD.
 #[derive(Parser, Debug)]
@@ -98,9 +98,12 @@ pub struct ServeArgs {
     /// [default: unix:/run/uraid/NAME.sock].
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<Address>,
-    /// Allow addresses that other machines can reach; nothing is encrypted.
+    /// Allow addresses that other machines can reach although TLS is not required there.
     #[arg(long)]
     pub insecure: bool,
+    /// Encryption.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// Socket for status, fail, add and stop [default: /run/uraid/NAME.control].
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
@@ -116,6 +119,27 @@ pub struct ServeArgs {
     /// One file ending in .toml, or the members in any order.
     #[arg(required = true, value_name = "CONFIG.toml | MEMBER")]
     pub operands: Vec<PathBuf>,
+}
+
+/// `--tls-...` of `uraid serve`
+#[derive(Args, Debug)]
+pub struct TlsArgs {
+    /// The server's certificate and intermediate ones, PEM; TLS is required then where other machines can
+    /// connect, and offered elsewhere.
+    #[arg(long = "tls-certificate", value_name = "FILE", requires = "key")]
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long = "tls-key", value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
+    /// Authorities, PEM, of which clients must have a certificate.
+    #[arg(long = "tls-client-ca", value_name = "FILE", requires = "certificate")]
+    pub client_ca: Option<PathBuf>,
+    /// The only client that is let in, by a name in its certificate; may be repeated.
+    #[arg(long = "tls-client", value_name = "NAME", requires = "client_ca")]
+    pub clients: Vec<String>,
+    /// Where TLS is used: auto, off, offered or required [default: auto].
+    #[arg(long = "tls-mode", value_name = "MODE", value_parser = TlsMode::from_word)]
+    pub mode: Option<TlsMode>,
 }
 
 /// Which daemon to talk to.

@@ -3,10 +3,10 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use uraid_config::{Address, Config, ConfigError, RUN_DIR, VolumeName};
+use uraid_config::{Address, Config, ConfigError, RUN_DIR, Tls, VolumeName};
 
 use crate::cli::{
-    AddArgs, Cli, Command, FailArgs, ServeArgs, StatusArgs, StopArgs, TargetArgs, control_socket_of,
+    AddArgs, Cli, Command, FailArgs, ServeArgs, StatusArgs, StopArgs, TargetArgs, TlsArgs, control_socket_of,
 };
 use crate::control::client::Client;
 use crate::control::protocol::Request;
@@ -20,7 +20,7 @@ use crate::{check_config, create, engines, examine, generate, kernels, out, serv
 pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Create(args) => create::run(&args),
-        Command::Serve(args) => serve::run(serve_config(&args)?),
+        Command::Serve(args) => serve::run(serve_config(&args)?, config_file(&args).map(Path::to_owned)),
         Command::Examine(args) => examine::run(&args),
         Command::CheckConfig(args) => check_config::run(&args.file),
         Command::Kernels(args) => kernels::run(&args),
@@ -34,14 +34,20 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// The configuration file that the command line of `serve` names, if it does.
+fn config_file(args: &ServeArgs) -> Option<&Path> {
+    match args.operands.as_slice() {
+        [file] if file.extension() == Some(OsStr::new("toml")) => Some(file),
+        _ => None,
+    }
+}
+
 /// The configuration that the command line of `serve` names or is.
 ///
 /// # Errors
 /// Options beside a file, options that contradict each other, or a file with problems.
 pub fn serve_config(args: &ServeArgs) -> Result<Config, Failure> {
-    if let [file] = args.operands.as_slice()
-        && file.extension() == Some(OsStr::new("toml"))
-    {
+    if let Some(file) = config_file(args) {
         refuse_options_beside_file(args)?;
         return load(file);
     }
@@ -49,12 +55,6 @@ pub fn serve_config(args: &ServeArgs) -> Result<Config, Failure> {
         let text =
             format!("{}: a configuration file stands alone, without members beside it", file.display());
         return Err(Failure::Usage(text));
-    }
-    if let Some(address) = args.listen.iter().find(|address| !address.is_local() && !args.insecure) {
-        return Err(Failure::Usage(format!(
-            "{address} can be reached by other machines, without encryption or a password; use 127.0.0.1 or \
-             [::1], or add --insecure if the network is trusted"
-        )));
     }
     let control = args.control.as_deref().map(absolute).transpose()?;
     let shared = |address: &Address| matches!(address, Address::Unix(path) if Some(path) == control.as_ref());
@@ -66,15 +66,39 @@ pub fn serve_config(args: &ServeArgs) -> Result<Config, Failure> {
     config.listen.clone_from(&args.listen);
     config.control = control;
     config.insecure = args.insecure;
+    config.tls = tls(&args.tls)?;
+    if let Some(address) = args.listen.iter().find(|address| config.is_exposed(address)) {
+        return Err(Failure::Usage(format!(
+            "{address} can be reached by other machines, without encryption or a password; use 127.0.0.1 or \
+             [::1], require TLS (--tls-certificate), or add --insecure if the network is trusted"
+        )));
+    }
     config.read_only = args.read_only;
     config.assemble.force = args.force;
     Ok(config)
+}
+
+fn tls(args: &TlsArgs) -> Result<Tls, Failure> {
+    let path = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
+    let tls = Tls {
+        certificate: path(&args.certificate)?,
+        key: path(&args.key)?,
+        client_ca: path(&args.client_ca)?,
+        clients: args.clients.clone(),
+        mode: args.mode.unwrap_or_default(),
+    };
+    match tls.contradiction() {
+        Some((_, wrong, _)) => Err(Failure::Usage(format!("{wrong}: see --tls-certificate and --tls-key"))),
+        None => Ok(tls),
+    }
 }
 
 fn refuse_options_beside_file(args: &ServeArgs) -> Result<(), Failure> {
     let given = [
         ("--listen", !args.listen.is_empty()),
         ("--insecure", args.insecure),
+        ("--tls-certificate", args.tls.certificate.is_some()),
+        ("--tls-mode", args.tls.mode.is_some()),
         ("--control", args.control.is_some()),
         ("--name", args.name.is_some()),
         ("--read-only", args.read_only),

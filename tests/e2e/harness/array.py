@@ -1,6 +1,7 @@
 """A uraid array driven by its command line: create, serve, fail, add, stop, kill."""
 
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -187,6 +188,24 @@ def first_line(process, seconds):
     reader.start()
     reader.join(seconds)
     return got[0].decode(errors="replace").strip() if got else ""
+
+
+def open_files(array):
+    """How many file descriptors the daemon has."""
+    return len(os.listdir(f"/proc/{array.process.pid}/fd"))
+
+
+def settled_files(array):
+    """The same when it has not changed for a moment: connections end a little after their clients."""
+    last = [None, 0]
+
+    def same():
+        now = open_files(array)
+        last[1] = last[1] + 1 if now == last[0] else 0
+        last[0] = now
+        return last[1] > 10
+    until("the number of open files to settle", same)
+    return last[0]
 
 
 def tail(path, count=5):

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::volume::{Client, Rng, Volume, tuning};
 use nbd_rs::{Command, Errno, Headers, Request};
 use uraid_core::{ArrayState, MemberStanding};
-use uraid_shard::{AddError, ConnectionLimits, FailError, MemberName, ShardExit, Tuning};
+use uraid_shard::{AddError, ConnectionLimits, FailError, MemberName, ShardExit, Terms, Tuning, peer_groups};
 
 const DATA: u64 = 2 << 20;
 
@@ -585,4 +585,59 @@ fn clients_come_over_tcp_too() {
     let mut model = vec![0; volume.export.size() as usize];
     churn(&mut client, &mut model, &mut Rng(0x6e62_6405), 64, 200);
     check_all(&mut client, &model);
+}
+
+/// Says when it is dropped.
+struct Lease(std::sync::mpsc::Sender<&'static str>, &'static str);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let _ = self.0.send(self.1);
+    }
+}
+
+#[test]
+fn a_connection_is_served_on_its_own_terms() {
+    let volume = Volume::new(DATA, tuning());
+    let (ended, ends) = std::sync::mpsc::channel();
+    let connect = |name, idle| {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let lease: Option<Box<dyn Send>> = Some(Box::new(Lease(ended.clone(), name)));
+        let terms = Terms { limits: None, idle, lease };
+        volume.client_on(ours.into(), theirs.into(), Headers::Structured, &[], terms)
+    };
+    let short = Some(Duration::from_millis(700));
+    let (mut silent, mut busy, mut patient) =
+        (connect("silent", short), connect("busy", short), connect("patient", None));
+    silent.read(0, 4096).unwrap();
+    patient.read(0, 4096).unwrap();
+    let begin = std::time::Instant::now();
+    // The silent one goes when its time is over, the busy one stays well beyond it.
+    let mut gone = None;
+    while gone.is_none() || begin.elapsed() < Duration::from_millis(2500) {
+        busy.read(0, 4096).unwrap();
+        gone = gone.or_else(|| ends.try_recv().ok().map(|name| (name, begin.elapsed())));
+        assert!(begin.elapsed() < Duration::from_secs(20), "the silent one was never closed");
+    }
+    let (name, after) = gone.unwrap();
+    assert!(name == "silent" && after >= Duration::from_millis(500), "{name} after {after:?}");
+    patient.read(0, 4096).unwrap();
+    // Every other end ends the lease, too.
+    drop(busy);
+    assert_eq!(ends.recv_timeout(Duration::from_secs(20)), Ok("busy"));
+    volume.stop();
+    assert_eq!(ends.recv_timeout(Duration::from_secs(20)), Ok("patient"));
+}
+
+#[test]
+fn the_groups_of_a_peer_are_those_of_this_process() {
+    use std::os::fd::AsFd;
+    let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut groups = peer_groups(ours.as_fd()).unwrap();
+    let mut own: Vec<u32> = nix::unistd::getgroups().unwrap().into_iter().map(|gid| gid.as_raw()).collect();
+    groups.sort();
+    own.sort();
+    assert_eq!(groups, own);
+    let (pipe, _other) = nix::unistd::pipe().unwrap();
+    assert!(peer_groups(pipe.as_fd()).is_err());
 }

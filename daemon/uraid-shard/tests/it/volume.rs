@@ -16,7 +16,7 @@ use nbd_rs::{
 };
 use uraid_blockio::{Member, OpenOptions};
 use uraid_shard::{
-    NewConnection, News, Shard, ShardConfig, ShardExit, ShardHandle, ShardStatus, Tuning, cpu_engine,
+    NewConnection, News, Shard, ShardConfig, ShardExit, ShardHandle, ShardStatus, Terms, Tuning, cpu_engine,
 };
 
 /// How long anything may take before a test fails.
@@ -185,6 +185,18 @@ impl Volume {
         headers: Headers,
         leftover: &[u8],
     ) -> Client {
+        self.client_on(ours, socket, headers, leftover, Terms::default())
+    }
+
+    /// Connects on these terms.
+    pub(crate) fn client_on(
+        &self,
+        ours: OwnedFd,
+        socket: OwnedFd,
+        headers: Headers,
+        leftover: &[u8],
+        terms: Terms,
+    ) -> Client {
         let contexts = (0..self.export.contexts().len()).filter_map(Context::nth);
         let contexts = contexts.fold(Contexts::NONE, Contexts::with);
         let negotiated = Negotiated { headers, contexts, ..Negotiated::default() };
@@ -194,7 +206,8 @@ impl Volume {
         ours.set_write_timeout(Some(PATIENCE)).unwrap();
         let session = Session::new(&self.export, &negotiated);
         let leftover = leftover.to_vec();
-        self.handle.connect(NewConnection::client(socket, session, leftover, "test".to_owned())).unwrap();
+        let connection = NewConnection::client(socket, session, leftover, "test".to_owned());
+        self.handle.connect(NewConnection { terms, ..connection }).unwrap();
         Client { stream: ours, headers, input: Vec::new(), cookie: 0 }
     }
 

@@ -1,13 +1,16 @@
-//! Makes listening unix sockets: only owner and group may connect, what a dead daemon left is replaced,
-//! what a live one listens on is not touched.
+//! Makes listening unix sockets: only those whom their permissions name may connect, what a dead daemon left
+//! is replaced, what a live one listens on is not touched.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::libc::{O_NOFOLLOW, O_PATH};
+
+/// Who may connect to a control socket: owner and group.
+const MODE: u32 = 0o660;
 
 /// A listening unix socket whose file goes away with it.
 #[derive(Debug)]
@@ -42,13 +45,28 @@ pub enum BindError {
 /// # Errors
 /// See [`BindError`].
 pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
+    listen_as(path, MODE, None)
+}
+
+/// The same with these permission bits, for this group.
+///
+/// # Errors
+/// See [`BindError`].
+pub fn listen_as(
+    path: &Path,
+    mode: u32,
+    group: Option<u32>,
+) -> Result<(UnixListener, SocketFile), BindError> {
     let io = |source| BindError::Io { path: path.into(), source };
     remove_stale(path)?;
     let listener = UnixListener::bind(path).map_err(io)?;
     let inode = OpenOptions::new().read(true).custom_flags(O_PATH | O_NOFOLLOW).open(path).map_err(io)?;
     let file = SocketFile { path: path.into(), inode };
     // Whoever connects between bind and chmod passed the umask, which lets in no one new unless it is 0.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(io)?;
+    if group.is_some() {
+        lchown(path, None, group).map_err(io)?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(io)?;
     listener.set_nonblocking(true).map_err(io)?;
     Ok((listener, file))
 }

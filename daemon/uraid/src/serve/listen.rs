@@ -6,10 +6,15 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use uraid_config::{Address, Config, RUN_DIR};
+use nix::unistd::geteuid;
+use uraid_config::{Access, Account, Address, Config, RUN_DIR};
 
-use crate::control::socket::{SocketFile, listen};
+use super::peers::group;
+use crate::control::socket::{SocketFile, listen, listen_as};
 use crate::failure::Failure;
+
+/// Its members can read and write disks.
+const DISK_GROUP: &str = "disk";
 
 /// A bound address for clients.
 #[derive(Debug)]
@@ -30,32 +35,43 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Binds what the configuration asks for. An address that other machines can reach is bound only if
-    /// the configuration calls itself insecure, whoever made it.
+    /// Binds what the configuration asks for. An address that other machines can reach is bound only if TLS
+    /// is required there or the configuration calls itself insecure, whoever made it.
     ///
     /// # Errors
     /// The first address that cannot be bound; those before it are given up.
     pub(super) fn bind(config: &Config, name: &str) -> Result<Self, Failure> {
         let addresses = config.addresses(name);
-        if let Some(address) = addresses.iter().find(|address| !address.is_local() && !config.insecure) {
+        if let Some(address) = addresses.iter().find(|address| config.is_exposed(address)) {
             return Err(Failure::Usage(format!(
                 "{address} can be reached by other machines, without encryption or a password; use \
-                 127.0.0.1 or [::1], or say insecure if the network is trusted"
+                 127.0.0.1 or [::1], require TLS with a certificate, or say insecure if the network is trusted"
             )));
         }
+        let group = socket_group(&config.access)?;
         let control = config.control_socket(name);
         make_run_directory(&control);
         let control = listen(&control).map_err(Failure::operating)?;
-        let exports = addresses.into_iter().map(bind_export).collect::<Result<_, _>>()?;
+        let bind = |address| bind_export(address, config.access.socket_mode, group);
+        let exports = addresses.into_iter().map(bind).collect::<Result<_, _>>()?;
         Ok(Sockets { exports, control })
     }
 }
 
-fn bind_export(address: Address) -> Result<(Address, Listener), Failure> {
+/// The group of unix sockets for clients: the one that is named, or disk for a daemon that may give it.
+fn socket_group(access: &Access) -> Result<Option<u32>, Failure> {
+    match &access.socket_group {
+        Some(account) => group(account, "socket_group").map(Some).map_err(Failure::operating),
+        None if geteuid().is_root() => Ok(group(&Account::Name(DISK_GROUP.to_owned()), "socket_group").ok()),
+        None => Ok(None),
+    }
+}
+
+fn bind_export(address: Address, mode: u32, group: Option<u32>) -> Result<(Address, Listener), Failure> {
     match address {
         Address::Unix(path) => {
             make_run_directory(&path);
-            let (listener, file) = listen(&path).map_err(Failure::operating)?;
+            let (listener, file) = listen_as(&path, mode, group).map_err(Failure::operating)?;
             Ok((Address::Unix(path), Listener::Unix(listener, file)))
         }
         Address::Tcp(address) => {
@@ -80,6 +96,7 @@ fn make_run_directory(socket: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use uraid_config::TlsMode;
 
     fn config(listen: &[&str], directory: &Path) -> Config {
         let mut config = Config::with_members(vec!["/m".into()]);
@@ -107,6 +124,34 @@ mod tests {
         assert!(error.to_string().contains("other machines"), "{error}");
         config.insecure = true;
         assert!(Sockets::bind(&config, "v").is_ok());
+        config.insecure = false;
+        config.tls.certificate = Some("/c".into());
+        assert!(Sockets::bind(&config, "v").is_ok(), "required by default");
+        config.tls.mode = TlsMode::Offered;
+        assert!(Sockets::bind(&config, "v").is_err());
+    }
+
+    #[test]
+    fn unix_sockets_have_the_mode_and_group_that_are_asked_for() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("nbd");
+        let mut config = config(&[&format!("unix:{}", path.display())], directory.path());
+        let own = nix::unistd::getegid().as_raw();
+        config.access.socket_group = Some(Account::Id(own));
+        for mode in [0o660, 0o600, 0o666] {
+            config.access.socket_mode = mode;
+            let sockets = Sockets::bind(&config, "v").unwrap();
+            let metadata = path.metadata().unwrap();
+            assert_eq!((metadata.mode() & 0o777, metadata.gid()), (mode, own));
+            let control = directory.path().join("control").metadata().unwrap();
+            assert_eq!(control.mode() & 0o777, 0o660);
+            drop(sockets);
+        }
+        config.access.socket_group = Some(Account::Name("no-such-group".to_owned()));
+        let error = Sockets::bind(&config, "v").unwrap_err();
+        assert!(error.to_string().contains("no-such-group"), "{error}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

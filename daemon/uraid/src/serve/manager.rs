@@ -17,6 +17,19 @@ pub(super) fn alive(status: &str) {
     notify(&[NotifyState::Status(status), NotifyState::Watchdog]);
 }
 
+/// The configuration is being read again. The time lets the service manager match it with its order.
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!("the time of a reload is not known: {error}"),
+    }
+}
+
+/// It has been read, whatever came of it; the log says what.
+pub(super) fn reloaded() {
+    notify(&[NotifyState::Ready]);
+}
+
 /// The daemon is stopping.
 pub(super) fn stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("finishing what is in flight")]);

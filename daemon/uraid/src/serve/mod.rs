@@ -12,19 +12,26 @@
 //! talks to systemd. Here is the order of things: nothing is written to a member before every
 //! socket is bound, and nothing is let go of before the array is marked clean.
 
+mod descriptors;
 mod door;
 mod engines;
 mod export;
 mod handshake;
 mod listen;
+mod live;
+mod lobby;
 mod manager;
 mod members;
 mod newcomer;
 mod operator;
+mod peers;
 mod picture;
+mod reload;
+mod tls;
 mod tuning;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,7 +42,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use uraid_blockio::set_io_flusher;
-use uraid_config::{Address, Config};
+use uraid_config::{Address, Config, TlsAt};
 use uraid_core::SyncKind;
 use uraid_shard::{EngineError, Offload, Shard, ShardConfig, ShardExit, ShardHandle, engine};
 
@@ -43,9 +50,12 @@ use self::door::Door;
 use self::engines::{EngineFacts, Queues, offload_config};
 use self::export::MemberTraits;
 use self::listen::{Listener, Sockets};
+use self::live::{Live, Settings};
 use self::members::Claims;
 use self::operator::{Ending, Operator};
 use self::picture::Facts;
+use self::reload::Reloader;
+use self::tls::TlsThreads;
 use crate::assembly;
 use crate::control::server;
 use crate::failure::Failure;
@@ -63,11 +73,12 @@ const SIGNAL_ECHO: Duration = Duration::from_secs(2);
 /// The time for operators to take their last answers.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Serves the volume until it is told to stop.
+/// Serves the volume until it is told to stop. `file` is where the configuration is from, to be read again;
+/// none if that is the command line.
 ///
 /// # Errors
 /// The array cannot be put together, an address cannot be bound, or it did not stop cleanly.
-pub fn run(config: Config) -> Result<(), Failure> {
+pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), Failure> {
     // First of all: threads inherit it.
     declare_io_flusher();
     let (assembly, devices) = assembly::open(&config)?.into_parts();
@@ -78,10 +89,12 @@ pub fn run(config: Config) -> Result<(), Failure> {
     }
     let name = assembly.superblock.short_name();
     let (engine, offload) = make_engine(&config)?;
+    let settings = Settings::of(&config).map_err(Failure::operating)?;
     let sockets = Sockets::bind(&config, &assembly.superblock.name())?;
+    descriptors::raise_limit(&config, sockets.exports.len());
     let facts = facts(&config, &assembly, &sockets);
     facts.engines.queues.set(offload.queues());
-    let plan = Plan { traits: MemberTraits::of(&members), claims, options, facts, offload };
+    let plan = Plan { traits: MemberTraits::of(&members), claims, options, facts, offload, settings, file };
     let shard = ShardConfig {
         name,
         assembly,
@@ -106,6 +119,16 @@ struct Plan {
     options: uraid_blockio::OpenOptions,
     facts: Facts,
     offload: Offload,
+    settings: Settings,
+    file: Option<PathBuf>,
+}
+
+/// What is wrong or doubtful about the files and accounts that a configuration names, on this machine.
+pub(crate) fn file_notes(config: &Config) -> Vec<String> {
+    match Settings::of(config) {
+        Ok(settings) => settings.doubts().to_vec(),
+        Err(why) => vec![why],
+    }
 }
 
 fn make_engine(config: &Config) -> Result<(async_tx::Engine, Offload), Failure> {
@@ -120,7 +143,11 @@ fn make_engine(config: &Config) -> Result<(async_tx::Engine, Offload), Failure> 
 
 fn facts(config: &Config, assembly: &Assembly, sockets: &Sockets) -> Facts {
     let name = assembly.superblock.short_name();
-    let exports = sockets.exports.iter().map(|(address, _)| address.uri(&name)).collect();
+    let uri = |address: &Address| match config.tls.at(address) {
+        TlsAt::Required => address.tls_uri(&name),
+        TlsAt::Off | TlsAt::Offered => address.uri(&name),
+    };
+    let exports = sockets.exports.iter().map(|(address, _)| uri(address)).collect();
     let engines = EngineFacts { config: offload_config(config), queues: Queues::default() };
     Facts { name, superblock: assembly.superblock.clone(), read_only: config.read_only, exports, engines }
 }
@@ -129,6 +156,7 @@ fn facts(config: &Config, assembly: &Assembly, sockets: &Sockets) -> Facts {
 async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets) -> Result<(), Failure> {
     // Before the array starts, so that no signal can end the program between two superblocks.
     let mut signals = Signals::new().map_err(Failure::operating)?;
+    let hangups = signal(SignalKind::hangup()).map_err(Failure::operating)?;
     let (tell_exit, mut exit) = oneshot::channel();
     let on_exit = move |exit| {
         let _ = tell_exit.send(exit);
@@ -140,8 +168,13 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     let facts = plan.facts.clone();
     let export = export::info(&facts.name, shard.geometry(), plan.traits, config.read_only)
         .map_err(Failure::operating)?;
-    let (listeners, addresses) = split(sockets.exports);
-    let doors = open_doors(listeners, &Door::new(shard.clone(), export.clone(), config.limits.handshake));
+    let addresses: Vec<Address> = sockets.exports.iter().map(|(address, _)| address.clone()).collect();
+    plan.settings.warn(&addresses);
+    let live = Live::new(plan.settings);
+    let tls = Arc::new(TlsThreads::new());
+    let reloader = Reloader::new(plan.file, config.clone(), live.clone(), addresses.clone());
+    let door = Door::new(shard.clone(), export.clone(), live, Arc::clone(&tls));
+    let doors = open_doors(sockets.exports, &door);
     let (control_listener, control_file) = sockets.control;
 
     let claims = Arc::new(Mutex::new(plan.claims));
@@ -161,6 +194,7 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     let queues = operator.facts.engines.queues.clone();
     let looking = tokio::spawn(engines::keep_looking(plan.offload, shard.clone(), queues));
     announce(&operator, &export, &addresses).await;
+    let reloading = tokio::spawn(reload::at_every(hangups, reloader));
 
     let early = tokio::select! {
         signal = signals.next() => {
@@ -176,6 +210,7 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     manager::stopping();
     housekeeping.abort();
     looking.abort();
+    reloading.abort();
     close_doors(doors).await;
     let outcome = match early {
         Some(exit) => Err(Unclean::Exit(exit)),
@@ -184,6 +219,8 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
             stop(&shard, exit, &mut signals).await.map(|()| parity)
         }
     };
+    // The shard has closed its ends; what it said is on its way through TLS.
+    tls.finish(LAST_WORDS).await;
     // From here on another daemon may take the members and the sockets.
     claims.lock().unwrap_or_else(PoisonError::into_inner).release_all();
     drop(control_file);
@@ -242,15 +279,10 @@ fn lock_the_rest() {
     }
 }
 
-fn split(bound: Vec<(Address, Listener)>) -> (Vec<Listener>, Vec<Address>) {
-    let (addresses, listeners) = bound.into_iter().unzip();
-    (listeners, addresses)
-}
-
-fn open_doors(listeners: Vec<Listener>, door: &Door) -> JoinSet<()> {
+fn open_doors(bound: Vec<(Address, Listener)>, door: &Door) -> JoinSet<()> {
     let mut doors = JoinSet::new();
-    for listener in listeners {
-        let kept = door.clone().keep(listener);
+    for (address, listener) in bound {
+        let kept = door.clone().keep(address, listener);
         doors.spawn(async {
             if let Err(error) = kept.await {
                 tracing::error!("an address is given up: {error}");

@@ -12,16 +12,21 @@ pub(super) fn tuning(config: &Config) -> Tuning {
         pool_bytes: as_usize(config.cache.requests.bytes()),
         lock_memory: config.cache.lock_memory,
         spin: config.spin,
-        connection: ConnectionLimits {
-            requests: config.limits.requests_per_connection,
-            bytes: config.limits.bytes_per_connection.bytes(),
-        },
+        connection: connection(config),
         connections: as_usize(config.limits.connections.into()),
         stall: config.limits.stall,
         io_uring: config.io.engine != IoEngine::Sync,
         safe_mode_ms: as_ms(config.safe_mode_delay),
         sync_window: config.sync.stripes_in_flight,
         self_check: false,
+    }
+}
+
+/// What one connection may have in flight.
+pub(super) fn connection(config: &Config) -> ConnectionLimits {
+    ConnectionLimits {
+        requests: config.limits.requests_per_connection,
+        bytes: config.limits.bytes_per_connection.bytes(),
     }
 }
 
