@@ -10,8 +10,8 @@ mod seam;
 mod slab;
 
 pub use array::{
-    AddRefused, Array, ArrayConfig, ArrayState, FailRefused, MemberReport, MemberStanding, StartError,
-    Status, SyncReport,
+    AddRefused, Array, ArrayConfig, ArrayState, FailRefused, MemberReport, MemberStanding, Redundancy,
+    StartError, Status, SyncReport,
 };
 pub use geometry::{BLOCK, Geometry, GeometryError, MAX_MEMBERS, MAX_STRIP, Piece, RowPattern};
 

@@ -34,6 +34,12 @@ impl Part {
         Blocks::touched(self.offset, self.len)
     }
 
+    /// The first byte of the request, counted from its start, that lies in this part and these blocks.
+    pub(crate) fn first_in(&self, blocks: Blocks) -> Option<u32> {
+        let run = blocks.and(self.blocks()).runs().next()?;
+        Some(self.at + (run.offset().max(self.offset) - self.offset))
+    }
+
     fn aligned(&self) -> bool {
         self.offset.is_multiple_of(BLOCK) && self.len.is_multiple_of(BLOCK)
     }
@@ -109,7 +115,12 @@ pub(crate) struct Plan {
 impl Plan {
     /// Whether any of the blocks of a lane can't be had.
     pub(crate) fn has_lost(&self, lane: u16, blocks: Blocks) -> bool {
-        self.lost.iter().any(|&(l, b)| l == lane && b.meets(blocks))
+        self.lost_of(lane).meets(blocks)
+    }
+
+    /// The blocks of a lane that can't be read.
+    pub(crate) fn lost_of(&self, lane: u16) -> Blocks {
+        self.lost.iter().filter(|(l, _)| *l == lane).fold(Blocks::NONE, |all, (_, blocks)| all.or(*blocks))
     }
 }
 

@@ -159,8 +159,14 @@ pub struct ComputeFault;
 /// How a request ended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RequestError {
-    /// Not readable or not writable with the members that are left.
+    /// Not writable with the members that are left, or not readable at all.
     Io,
+    /// A read that could not be done with the members that are left: byte `at` of the request, counted from
+    /// its start, is the first one that is lost, as far as blocks tell. All bytes before it were read.
+    Unreadable {
+        /// Bytes in front of the first one that is lost.
+        at: u32,
+    },
     /// The range is outside the array or not a multiple of 512.
     Invalid,
     /// The array is stopping.

@@ -16,8 +16,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nbd_rs::{
-    Answer, ClientMisbehaved, Command, Errno, Extent, Request, RequestHeader, Session, StatusFilter, Verdict,
-    validate,
+    Answer, ClientMisbehaved, Command, Context, Errno, Extent, Request, RequestHeader, Session, StatusFilter,
+    Verdict, validate,
 };
 use thiserror::Error;
 use uraid_blockio::PoolBuf;
@@ -534,15 +534,10 @@ impl Connection {
     }
 
     /// Answers what needs nothing of the array. A trim is a hint, and forgetting nothing is a way to follow
-    /// it; a range is read ahead nowhere, so a cache hint is done; all of the export is allocated.
+    /// it; a range is read ahead nowhere, so a cache hint is done.
     fn answer_at_once(&mut self, request: &Request) -> bool {
         match request.command {
             Command::Trim | Command::Cache => self.out.head(self.session.done(request).as_bytes()),
-            Command::BlockStatus => {
-                let mut answer = Vec::new();
-                self.session.block_status(request, |_| None::<Extent>, &mut answer);
-                self.out.head(&answer);
-            }
             Command::WriteZeroes if request.fast_zero => {
                 let reply = self.session.error(request, Errno::NotSup, "zeroes are written like other data");
                 self.out.head(reply.as_bytes());
@@ -552,12 +547,25 @@ impl Connection {
         true
     }
 
+    /// Answers a block status with what is known of each context.
+    pub(crate) fn complete_status(
+        &mut self,
+        request: &Request,
+        extents_of: impl FnMut(Context) -> Vec<Extent>,
+    ) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let mut answer = Vec::new();
+        self.session.block_status(request, extents_of, &mut answer);
+        self.out.head(&answer);
+    }
+
     /// A request that answered: its memory is given back or goes out.
     pub(crate) fn complete(
         &mut self,
         request: &Request,
         payload: Option<PoolBuf>,
         result: Result<(), RequestError>,
+        volume: &str,
     ) {
         self.in_flight = self.in_flight.saturating_sub(1);
         match (result, payload) {
@@ -568,14 +576,36 @@ impl Connection {
                 return;
             }
             (Ok(()), _) => self.out.head(self.session.done(request).as_bytes()),
+            (Err(RequestError::Unreadable { at }), Some(buf)) => {
+                let sends_good_part = self.send_unreadable(request, buf, at, volume);
+                if sends_good_part {
+                    return;
+                }
+            }
             (Err(err), _) => {
                 let (errno, text) = explain(err);
-                self.out.head(self.session.error(request, errno, text).as_bytes());
+                let text = format!("{volume}: {text}");
+                self.out.head(self.session.error(request, errno, &text).as_bytes());
             }
         }
         if matches!(request.command, Command::Read | Command::Write) {
             self.bytes = self.bytes.saturating_sub(footprint(bytes(request.len)));
         }
+    }
+
+    /// Answers a read of which the bytes from `at` on are lost: with those before it, where the session has
+    /// a way to say so. Says whether they were queued, and the buffer with them.
+    fn send_unreadable(&mut self, request: &Request, buf: PoolBuf, at: u32, volume: &str) -> bool {
+        let text = format!("{volume}: the members that are left do not have the data from here on");
+        let good = u64::from(at);
+        let offset = request.offset.saturating_add(good);
+        let head = self.session.read_good_part(request, good);
+        if let Some(head) = &head {
+            self.out.head(head.as_bytes());
+            self.out.payload_part(buf, bytes(good));
+        }
+        self.out.head(self.session.error_at(request, Errno::Io, offset, &text).as_bytes());
+        head.is_some()
     }
 
     /// Sends what there is to send, as far as the socket takes it. Says how many bytes went.
@@ -605,7 +635,9 @@ fn bytes(len: u64) -> usize {
 /// The errno of a failed request, and a text for the client's user.
 fn explain(err: RequestError) -> (Errno, &'static str) {
     match err {
-        RequestError::Io => (Errno::Io, "too few working members are left for this request"),
+        RequestError::Io | RequestError::Unreadable { .. } => {
+            (Errno::Io, "too few working members are left for this request")
+        }
         RequestError::Invalid => (Errno::Inval, "offset and length must be multiples of 512 in the volume"),
         RequestError::Shutdown => (Errno::Shutdown, "the volume is being stopped"),
     }

@@ -32,6 +32,7 @@ mod lower;
 mod memory;
 mod news;
 mod offload;
+mod redundancy;
 mod requests;
 mod runner;
 mod send;
@@ -57,6 +58,7 @@ pub use offload::{
     DsaUse, EngineChange, NewBackend, Offload, OffloadConfig, OpenQueue, QueueInfo, Standing, decided,
     measure, paths,
 };
+pub use redundancy::{REDUNDANCY_CONTEXT, redundancy_flag, with_redundancy_context};
 pub use runner::{Fatal, Finished, IoCounters, MemberError, NewRequest, Progress, Runner};
 pub use shard::{AddError, FailError, MemberName, NewConnection, Shard, ShardExit, ShardGone, ShardHandle};
 pub use status::{AlertRecord, ClientCounters, MemberInfo, NoticeRecord, ShardStatus, SyncInfo};

@@ -29,8 +29,8 @@ pub(crate) struct Outbox {
 enum Piece {
     /// The next `n` bytes of the heads.
     Heads(usize),
-    /// A payload, from this byte on.
-    Payload(PoolBuf, usize),
+    /// A payload, from the first of these bytes to the second.
+    Payload(PoolBuf, usize, usize),
 }
 
 /// What one attempt to send did.
@@ -66,8 +66,15 @@ impl Outbox {
 
     /// Appends a payload.
     pub(crate) fn payload(&mut self, buf: PoolBuf) {
-        if !buf.is_empty() {
-            self.pieces.push_back(Piece::Payload(buf, 0));
+        let len = buf.len();
+        self.payload_part(buf, len);
+    }
+
+    /// Appends the first `end` bytes of a payload.
+    pub(crate) fn payload_part(&mut self, buf: PoolBuf, end: usize) {
+        let end = end.min(buf.len());
+        if end > 0 {
+            self.pieces.push_back(Piece::Payload(buf, 0, end));
         }
     }
 
@@ -109,7 +116,9 @@ impl Outbox {
                     heads = later;
                     bytes.extend_from_slice(now);
                 }
-                Piece::Payload(buf, at) => bytes.extend(buf.to_vec().get(*at..).unwrap_or_default()),
+                Piece::Payload(buf, at, end) => {
+                    bytes.extend(buf.to_vec().get(*at..*end).unwrap_or_default());
+                }
             }
         }
         bytes
@@ -125,7 +134,7 @@ impl Outbox {
                     heads = later;
                     gather.push(now)
                 }
-                Piece::Payload(buf, at) => gather.push_buf(buf, *at).map_err(io::Error::other)?,
+                Piece::Payload(buf, at, end) => gather.push_buf(buf, *at, *end).map_err(io::Error::other)?,
             };
             if !taken {
                 break;
@@ -148,11 +157,11 @@ impl Outbox {
                         break;
                     }
                 }
-                Some(Piece::Payload(buf, at)) => {
-                    let now = n.min(buf.len() - *at);
+                Some(Piece::Payload(buf, at, end)) => {
+                    let now = n.min(*end - *at);
                     *at += now;
                     n -= now;
-                    if *at < buf.len() {
+                    if *at < *end {
                         break;
                     }
                     released += footprint(buf.len());
@@ -210,7 +219,11 @@ mod tests {
                 buf.fill(i as u8 ^ 0x5a);
                 expected.resize(expected.len() + len, i as u8 ^ 0x5a);
                 taken += if len > 0 { footprint(len) } else { 0 };
-                out.payload(buf);
+                // Of every other one, the half only.
+                let end = if i % 2 == 0 { len } else { len / 2 };
+                expected.truncate(expected.len() - (len - end));
+                taken -= if end == 0 && len > 0 { footprint(len) } else { 0 };
+                out.payload_part(buf, end);
             }
         }
         let mut got = Vec::new();

@@ -30,6 +30,7 @@ use crate::conn::{Connection, ConnectionError, Pending, Received, Work};
 use crate::handover::{ConnectionKind, HandOver, HandOverOrder, Next};
 use crate::latency::{ClientOp, ClientOps};
 use crate::news::{Herald, Listener, News};
+use crate::redundancy;
 use crate::runner::{Fatal, Finished, NewRequest, Progress, Runner};
 use crate::shard::{AddError, Command, FailError, MemberName, NewConnection, ShardExit};
 use crate::share::{Grants, Line};
@@ -357,7 +358,10 @@ impl Service {
     fn feed(&mut self, key: ClientKey, work: &mut Vec<Work>, now: Tick) -> Result<u64, Fatal> {
         let (mut bytes, mut all) = (0, 0);
         for Work { request, payload } in work.drain(..) {
-            let Some(kind) = kind_of(&request) else { continue };
+            let Some(kind) = kind_of(&request) else {
+                self.tell_status(key, &request);
+                continue;
+            };
             let (offset, len) = (request.offset, request.len);
             let payload_bytes = payload.as_ref().map_or(0, |buf| buf.len() as u64);
             bytes += payload_bytes;
@@ -372,6 +376,16 @@ impl Service {
         Ok(all)
     }
 
+    /// Answers a block status from what the array is now.
+    fn tell_status(&mut self, key: ClientKey, request: &Request) {
+        let hot_until = self.after_spin(self.runner.now());
+        let array = self.runner.array();
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let extents_of = |context| redundancy::extents(array, context, request.offset, request.len);
+        client.connection.complete_status(request, extents_of);
+        client.was_answered(hot_until);
+    }
+
     /// Passes on what the array has done with, and sends it. Says whether there was anything.
     fn deliver(&mut self, now: Tick) -> bool {
         let mut any = false;
@@ -383,7 +397,7 @@ impl Service {
             let Finished { payload, tag: (key, request), result, .. } = finished;
             // A client that is gone left its memory with the array; it is free from here on.
             if let Some(client) = self.clients.get_mut(key) {
-                client.connection.complete(&request, payload, result);
+                client.connection.complete(&request, payload, result, &self.name);
                 client.was_answered(hot_until);
             }
         }
@@ -681,7 +695,8 @@ struct Input {
     more: bool,
 }
 
-/// The array's word for a request; `None` for those that the connection answers itself.
+/// The array's word for a request; `None` for those that are answered without it: a block status here, the
+/// others by the connection itself.
 fn kind_of(request: &Request) -> Option<RequestKind> {
     use nbd_rs::Command;
     match request.command {

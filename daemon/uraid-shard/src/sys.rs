@@ -59,9 +59,10 @@ impl<'a> Gather<'a> {
         self.push_span(bytes.as_ptr().cast_mut(), bytes.len())
     }
 
-    /// Appends a buffer from byte `at` on; `Ok(false)` if there is no room for another span.
-    pub(crate) fn push_buf(&mut self, buf: &'a IoBuf, at: usize) -> Result<bool, OutOfBounds> {
-        let len = buf.len().checked_sub(at).ok_or(OutOfBounds { at, len: 0, of: buf.len() })?;
+    /// Appends a buffer from byte `at` to `end`; `Ok(false)` if there is no room for another span.
+    pub(crate) fn push_buf(&mut self, buf: &'a IoBuf, at: usize, end: usize) -> Result<bool, OutOfBounds> {
+        let len = end.checked_sub(at).filter(|_| end <= buf.len());
+        let len = len.ok_or(OutOfBounds { at, len: end.saturating_sub(at), of: buf.len() })?;
         Ok(self.push_span(buf.as_ptr().wrapping_add(at), len))
     }
 

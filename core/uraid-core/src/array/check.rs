@@ -19,6 +19,7 @@ impl Array {
         self.check_parts()?;
         self.check_passes()?;
         self.check_overlap()?;
+        self.check_redundancy()?;
         self.check_counters()
     }
 

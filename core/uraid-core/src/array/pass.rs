@@ -392,8 +392,13 @@ impl Array {
         };
         for part in &pass.parts {
             let refused = pass.kind == Kind::Write && self.broken;
-            let bad = refused || lost.meets(part.blocks()) || pass.plan.has_lost(part.lane, part.blocks());
-            self.part_done(part.req, if bad { Err(RequestError::Io) } else { Ok(()) });
+            let result = match part.first_in(lost.or(pass.plan.lost_of(part.lane))) {
+                _ if refused => Err(RequestError::Io),
+                None => Ok(()),
+                Some(at) if pass.kind == Kind::Read => Err(RequestError::Unreadable { at }),
+                Some(_) => Err(RequestError::Io),
+            };
+            self.part_done(part.req, result);
         }
         if let Kind::Sync(_) = pass.kind {
             self.sync_stripe_done(stripe, lost.is_empty());

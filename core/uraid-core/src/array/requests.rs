@@ -13,6 +13,10 @@ use std::collections::VecDeque;
 /// parts nor keep others waiting for slots.
 const ZERO_PARTS_A_SLOT: u32 = 2;
 
+/// Bytes of zeroes that a stop waits for. A request of 64-bit length may ask for all of the array, which
+/// takes hours; one of 32 bits is done, because the kernel sends such and its file systems want no error.
+const ZEROES_AT_STOP: u64 = u32::MAX as u64;
+
 /// A request that was not answered yet.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
@@ -54,6 +58,16 @@ impl RequestKind {
 
     fn fua(self) -> bool {
         matches!(self, RequestKind::Write { fua: true } | RequestKind::WriteZeroes { fua: true })
+    }
+}
+
+/// What is told of two errors: of reads the one that comes first in the request.
+fn worse(before: Option<RequestError>, now: RequestError) -> RequestError {
+    use RequestError::Unreadable;
+    match (before, now) {
+        (Some(Unreadable { at: before }), Unreadable { at }) => Unreadable { at: at.min(before) },
+        (Some(before), Unreadable { .. }) => before,
+        (_, now) => now,
     }
 }
 
@@ -124,6 +138,14 @@ impl Array {
                 return;
             }
             let zero = matches!(request.kind, RequestKind::WriteZeroes { .. });
+            if zero && self.stopping && request.len - request.issued > ZEROES_AT_STOP {
+                request.error = Some(RequestError::Shutdown);
+                request.issued = request.len;
+                if request.parts == 0 {
+                    self.finish_request(id);
+                }
+                return;
+            }
             if zero && self.zero_parts >= zero_limit {
                 self.throttle(id);
                 return;
@@ -136,7 +158,8 @@ impl Array {
                 lane: piece.lane,
                 offset: piece.offset,
                 len: piece.len,
-                at: request.issued as u32,
+                // A request that has memory is no longer than 64 MiB.
+                at: if zero { 0 } else { request.issued as u32 },
                 zero,
             };
             request.issued += u64::from(piece.len);
@@ -253,7 +276,7 @@ impl Array {
             self.zero_parts -= 1;
         }
         if let Err(error) = result {
-            request.error = Some(error);
+            request.error = Some(worse(request.error, error));
         }
         if request.parts > 0 || request.issued < request.len {
             return;

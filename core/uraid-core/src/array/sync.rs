@@ -49,6 +49,11 @@ impl Array {
         })
     }
 
+    /// The stripes beyond its cursor that the pass under way has done.
+    pub(super) fn done_ahead(&self) -> impl Iterator<Item = u64> {
+        self.sync.iter().flat_map(|s| s.ahead.iter().copied())
+    }
+
     pub(super) fn sync_kind(&self) -> Option<SyncKind> {
         self.sync.as_ref().map(|s| s.kind)
     }

@@ -539,10 +539,17 @@ impl World {
         }
         match asked.kind {
             RequestKind::Read => {
+                let good = match result {
+                    Ok(()) => asked.data.len(),
+                    Err(RequestError::Unreadable { at }) => at as usize,
+                    Err(_) => 0,
+                };
+                assert!(result.is_ok() || good < asked.data.len());
+                let whole = asked.offset / 512..(asked.offset + good as u64) / 512;
                 if result.is_ok() {
                     self.reads.insert(asked.offset, asked.data.clone());
                 }
-                for &s in sectors.iter().filter(|s| result.is_ok() && !asked.open.contains(s)) {
+                for &s in sectors.iter().filter(|s| whole.contains(s) && !asked.open.contains(s)) {
                     let (at, from) = ((s * 512) as usize, (s * 512 - asked.offset) as usize);
                     assert!(
                         self.model[at..at + 512] == asked.data[from..from + 512],

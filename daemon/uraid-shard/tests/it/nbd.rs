@@ -151,7 +151,8 @@ fn what_needs_nothing_of_the_array_is_answered() {
     assert_eq!(client.ask(flush, &[]), Ok(vec![]));
     assert_eq!(client.read(0, 4096), Ok(vec![7; 4096]));
     let request = client.request(Command::BlockStatus, 512, 1 << 20);
-    assert_eq!(client.ask(request, &[]), Ok([[0, 16, 0, 0], [0; 4]].concat()));
+    // Two contexts, and neither has anything to say.
+    assert_eq!(client.ask(request, &[]), Ok([[0, 16, 0, 0], [0; 4]].concat().repeat(2)));
     let mut fast = client.request(Command::WriteZeroes, 0, 4096);
     fast.fast_zero = true;
     assert_eq!(client.ask(fast, &[]), Err(Errno::NotSup));
@@ -242,6 +243,90 @@ fn block_status_can_be_asked_of_some_contexts() {
     assert_eq!(ask(&mut client, volume.export.size(), &[1]), Err(Errno::Inval), "past the end");
     assert_eq!(ask(&mut client, 0, &[1]), Err(Errno::Inval));
     assert_eq!(client.read(0, 512), Ok(vec![0; 512]));
+}
+
+/// The extents of `x-uraid:redundancy` over the whole volume.
+fn redundancy(client: &mut Client, volume: &Volume) -> Vec<(u64, u64)> {
+    let request = Request { len: volume.export.size(), ..client.request(Command::BlockStatus, 0, 0) };
+    let told = client.ask(request, &[]).unwrap();
+    let numbers: Vec<_> = told.chunks(8).map(|n| u64::from_be_bytes(n.try_into().unwrap())).collect();
+    assert_eq!(numbers[..2], [volume.export.size(), 0], "base:allocation comes first");
+    numbers[2..].chunks(2).map(|pair| (pair[0], pair[1])).collect()
+}
+
+#[test]
+fn redundancy_follows_failures_and_rebuilds() {
+    use uraid_shard::redundancy_flag::{NONE, REDUCED};
+    let volume = Volume::new(DATA, tuning());
+    let mut client = volume.client_of(Headers::Extended, &[]);
+    let size = volume.export.size();
+    assert_eq!(redundancy(&mut client, &volume), [(size, 0)]);
+    for (member, expected) in [(0, REDUCED), (4, REDUCED | NONE)] {
+        let (tell, answer) = std::sync::mpsc::channel();
+        let name = MemberName::Path(volume.member_path(member));
+        volume.handle.fail(name, move |result| tell.send(result).unwrap()).unwrap();
+        answer.recv().unwrap().unwrap();
+        assert_eq!(redundancy(&mut client, &volume), [(size, expected)]);
+    }
+    let member = volume.reopen_member(4);
+    let (tell, answer) = std::sync::mpsc::channel();
+    volume.handle.add(member, [50; 16], move |result| tell.send(result).unwrap()).unwrap();
+    answer.recv().unwrap().unwrap();
+    // On the way what is rebuilt is better than what is not, and the extents always make up the volume.
+    let start = std::time::Instant::now();
+    loop {
+        let extents = redundancy(&mut client, &volume);
+        assert_eq!(extents.iter().map(|(len, _)| len).sum::<u64>(), size);
+        assert!(extents.iter().all(|(_, status)| [REDUCED, REDUCED | NONE].contains(status)), "{extents:?}");
+        if extents == [(size, REDUCED)] {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "never rebuilt: {extents:?}");
+    }
+}
+
+/// Three of six members lose their contents under a volume that survives two.
+#[test]
+fn a_read_that_fails_gives_the_good_data_and_names_the_first_lost_byte() {
+    let volume = Volume::new(DATA, tuning());
+    let mut rng = Rng(0x6e62_6406);
+    let mut model = vec![0; volume.export.size() as usize];
+    model.iter_mut().for_each(|byte| *byte = rng.below(256) as u8);
+    volume.client(true).write(0, &model).unwrap();
+    let volume = Volume::open(volume.stop().0, tuning());
+    let geometry = volume.status().geometry;
+    for member in 0..3 {
+        std::fs::File::options().write(true).open(volume.member_path(member)).unwrap().set_len(0).unwrap();
+    }
+    let chunk = geometry.chunk_bytes();
+    let is_lost = |index: u64| {
+        let piece = geometry.piece(index * chunk, 512);
+        geometry.pattern(piece.stripe).roles[usize::from(piece.lane)].0 < 3
+    };
+    // A chunk that is there, and behind it one that is not.
+    let at = (0..20).find(|index| !is_lost(*index) && is_lost(index + 1)).unwrap() * chunk;
+    for headers in [Headers::Simple, Headers::Structured, Headers::Extended] {
+        let mut client = volume.client_of(headers, &[]);
+        assert_eq!(client.read(at + 512, (2 * chunk - 1024) as u32), Err(Errno::Io));
+        match client.failed.take() {
+            None => assert_eq!(headers, Headers::Simple),
+            Some((data, offset, message)) => {
+                assert_eq!(offset, Some(at + chunk));
+                assert!(data == model[(at + 512) as usize..(at + chunk) as usize]);
+                assert!(message.starts_with("test: "), "{message}");
+            }
+        }
+        assert_eq!(client.read(at + chunk, 512), Err(Errno::Io), "lost from its first byte on");
+        assert_eq!(
+            client.failed.take().map(|(data, offset, _)| (data, offset)),
+            match headers {
+                Headers::Simple => None,
+                _ => Some((vec![], Some(at + chunk))),
+            }
+        );
+        assert!(client.read(at, chunk as u32).unwrap() == model[at as usize..(at + chunk) as usize]);
+    }
+    volume.wait_for("given back", |status| status.pool_in_use == 0);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use nbd_rs::{
 use uraid_blockio::{Member, OpenOptions};
 use uraid_shard::{
     NewConnection, News, Shard, ShardConfig, ShardExit, ShardHandle, ShardStatus, Terms, Tuning, cpu_engine,
+    with_redundancy_context,
 };
 
 /// How long anything may take before a test fails.
@@ -155,11 +156,24 @@ impl Volume {
         };
         let block = BlockSizes::new(512, CHUNK, 32 << 20).unwrap();
         let export = ExportInfo::new("test", handle.geometry().array_bytes(), block, features).unwrap();
+        let export = with_redundancy_context(export).unwrap();
         Self { dir, handle, exit, news, export }
     }
 
     pub(crate) fn member_path(&self, member: usize) -> PathBuf {
         path(&self.dir, member)
+    }
+
+    /// Opens a member that failed, once the shard has let it go.
+    pub(crate) fn reopen_member(&self, member: usize) -> Member {
+        let start = std::time::Instant::now();
+        loop {
+            match Member::open(self.member_path(member), OpenOptions::default()) {
+                Ok(member) => return member,
+                Err(error) => assert!(start.elapsed() < PATIENCE, "never let go: {error}"),
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// Connects a client that negotiated structured replies, or did not.
@@ -208,7 +222,7 @@ impl Volume {
         let leftover = leftover.to_vec();
         let connection = NewConnection::client(socket, session, leftover, "test".to_owned());
         self.handle.connect(NewConnection { terms, ..connection }).unwrap();
-        Client { stream: ours, headers, input: Vec::new(), cookie: 0 }
+        Client { stream: ours, headers, input: Vec::new(), cookie: 0, failed: None }
     }
 
     pub(crate) fn status(&self) -> ShardStatus {
@@ -242,6 +256,8 @@ pub(crate) struct Client {
     headers: Headers,
     input: Vec<u8>,
     cookie: u64,
+    /// Of the last request that failed: the good data that came, and where and why it failed.
+    pub(crate) failed: Option<(Vec<u8>, Option<u64>, String)>,
 }
 
 /// The answer to a request: its data (empty but for reads) or its error.
@@ -250,7 +266,7 @@ pub(crate) type Answered = (u64, Result<Vec<u8>, Errno>);
 impl Client {
     /// Over a socket of which the other end was connected already.
     pub(crate) fn over(stream: UnixStream) -> Self {
-        Self { stream, headers: Headers::Simple, input: Vec::new(), cookie: 0 }
+        Self { stream, headers: Headers::Simple, input: Vec::new(), cookie: 0, failed: None }
     }
 
     pub(crate) fn request(&mut self, command: Command, offset: u64, len: u32) -> Request {
@@ -344,7 +360,10 @@ impl Client {
                 ReplyBody::BlockStatus { count, .. } => {
                     data.extend(self.take(reply::extent_len(self.headers) * count as usize));
                 }
-                ReplyBody::Error { errno, .. } => error = Some(errno),
+                ReplyBody::Error { errno, offset, message } => {
+                    error = Some(errno);
+                    self.failed = Some((data.clone(), offset, message));
+                }
                 ReplyBody::Hole { .. } => panic!("no holes are served"),
             }
             if head.done {

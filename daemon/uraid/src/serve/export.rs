@@ -4,6 +4,7 @@ use nbd_rs::wire::limit;
 use nbd_rs::{ApiMisuse, BlockSizes, ExportInfo, Features};
 use uraid_blockio::Member;
 use uraid_core::Geometry;
+use uraid_shard::with_redundancy_context;
 
 /// The smallest block of disks that do not take 512 bytes.
 const BLOCK_4K: u32 = 4096;
@@ -59,7 +60,8 @@ pub(super) fn info(
     };
     let info = ExportInfo::new(name, geometry.array_bytes(), block, features)?;
     let (data, parity) = (geometry.data(), geometry.parity());
-    info.with_description(format!("uraid array of {data} data and {parity} parity members"))
+    let info = info.with_description(format!("uraid array of {data} data and {parity} parity members"))?;
+    with_redundancy_context(info)
 }
 
 #[cfg(test)]
@@ -82,6 +84,7 @@ mod tests {
             let block = info.block_sizes();
             assert_eq!((block.minimum(), u64::from(block.preferred())), (minimum, chunk));
             assert_eq!(block.max_payload(), 32 << 20);
+            assert_eq!(info.contexts(), ["base:allocation", "x-uraid:redundancy"]);
             assert_eq!(info.size(), 4 << 26);
         }
     }
