@@ -46,6 +46,11 @@
 //! ```
 #![forbid(unsafe_code)]
 
+/// The example of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod client;
 mod codec;
 mod error;

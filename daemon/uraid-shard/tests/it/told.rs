@@ -65,6 +65,7 @@ fn what_happened_is_told_in_order() {
     volume.handle.fail(MemberName::Role(Role(2)), move |result| tell.send(result).unwrap()).unwrap();
     answer.recv().unwrap().unwrap();
     volume.wait_for("degraded", |status| status.array.missing == 1);
+    let path = volume.member_path(2);
     let member = volume.reopen_member(2);
     let (tell, answer) = std::sync::mpsc::channel();
     volume.handle.add(member, [9; 16], move |result| tell.send(result).unwrap()).unwrap();
