@@ -150,6 +150,7 @@ def test_requests_grow_to_whole_stripes(t):
     _, facts = guest(t, """
 write() { dd if=/dev/zero of=$D bs=16M count=1 oflag=direct conv=fsync 2>/dev/null; }
 start --size 64
+echo "default_kb $(cat /sys/block/nbd$N/queue/max_sectors_kb)"
 tell counts >/dev/null
 write
 tell counts | sed 's/^/before_/'
@@ -161,7 +162,9 @@ stop
 """)
     t.check(facts["max_sectors_kb"] == "32256" and facts["read_ahead_kb"] == "1536", f"{facts}")
     t.check("[none]" in facts["scheduler"], f"the scheduler is {facts['scheduler']}")
-    t.check(facts["before_writes"] == "128" and int(facts["after_writes"]) <= 2, f"{facts}")
+    cut = -(-16384 // int(facts["default_kb"]))
+    # The kernel may cut once more where its own queue of what is to be sent was full.
+    t.check(int(facts["before_writes"]) >= cut >= 8 and int(facts["after_writes"]) <= 4, f"{facts}")
     t.check("refused" not in facts, f"{facts}")
     t.say(f"16 MiB: {facts['before_writes']} requests before, {facts['after_writes']} after")
 

@@ -214,13 +214,23 @@ impl Attachment {
             Err(RecvTimeoutError::Disconnected) => return Err(self.why_it_ended()),
             Err(RecvTimeoutError::Timeout) => {
                 let what = format!("the kernel to set up nbd{}", self.index);
-                return Err(AttachError::TooLate { what, after: within });
+                return Err(self.given_up(AttachError::TooLate { what, after: within }));
             }
         }
         let index = self.index;
         let what = || format!("the kernel to show nbd{index} as attached");
-        poll_until(what, within, || (host.attached(index).is_some() || self.has_ended()).then_some(()))?;
+        let shown =
+            poll_until(what, within, || (host.attached(index).is_some() || self.has_ended()).then_some(()));
+        if let Err(error) = shown {
+            return Err(self.given_up(error));
+        }
         if self.has_ended() { Err(self.why_it_ended()) } else { Ok(self) }
+    }
+
+    /// What nobody will know of must not come to be attached after all.
+    fn given_up(self, why: AttachError) -> AttachError {
+        let _ = nbd_ioctl(self.device.as_fd(), NbdIoctl::ClearSock, 0);
+        why
     }
 
     fn why_it_ended(self) -> AttachError {
