@@ -9,6 +9,7 @@ use std::path::Path;
 use md_format::{AssembleOptions, Assembly, Found, assemble};
 use uraid_config::Config;
 
+use crate::claims;
 use crate::device::{Access, Device, DeviceError, identity_of};
 use crate::failure::Failure;
 use crate::scan;
@@ -54,6 +55,7 @@ pub fn open(config: &Config) -> Result<Volume, Failure> {
     for warning in &assembly.warnings {
         tracing::warn!("{warning}");
     }
+    claims::note(assembly.superblock.set_uuid(), &assembly.superblock.short_name());
     for (index, device) in devices.iter_mut().enumerate() {
         if !assembly.members.iter().any(|member| member.found == index) {
             *device = None;

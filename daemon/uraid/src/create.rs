@@ -13,6 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use uraid_config::Size;
 use uraid_core::{Geometry, GeometryError, MAX_MEMBERS};
 
+use crate::claims;
 use crate::cli::{CreateArgs, LevelArg};
 use crate::device::{Access, Device, DeviceKind, identity_of};
 use crate::failure::Failure;
@@ -57,6 +58,9 @@ pub fn run(args: &CreateArgs) -> Result<(), Failure> {
     }
     let zero = members.iter().all(Candidate::is_zero);
     let made: Vec<bool> = members.iter().map(|member| matches!(member, Candidate::New { .. })).collect();
+    if let Some(first) = plan.first() {
+        claims::note(first.set_uuid(), &first.name());
+    }
     write_all(members, &plan)?;
     summary(args, &plan, &made, zero)
 }

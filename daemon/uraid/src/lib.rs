@@ -14,6 +14,7 @@
 pub mod assembly;
 mod backing;
 pub mod check_config;
+mod claims;
 pub mod cli;
 pub mod commands;
 pub mod control;

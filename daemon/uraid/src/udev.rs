@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use uraid_config::{Config, VolumeName};
 
+use crate::claims;
 use crate::cli::{UdevArgs, UdevQuestion, control_socket_of};
 use crate::control::client::Client;
 use crate::failure::Failure;
@@ -40,9 +41,15 @@ pub fn run(args: &UdevArgs) -> Result<(), Failure> {
             let links = std::env::var("DEVLINKS").unwrap_or_default();
             let names: Vec<&Path> =
                 std::iter::once(node.as_path()).chain(links.split_whitespace().map(Path::new)).collect();
-            let file = configuration_with(Path::new(CONFIGS), &names)
-                .ok_or_else(|| Failure::operating(format!("no configuration names {}", node.display())))?;
-            out::print(&member_properties(&file))
+            let configured = configuration_with(Path::new(CONFIGS), &names)
+                .and_then(|file| file.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+            // What udev read in the superblock, which is md's: the UUID of the array.
+            let noted =
+                || claims::noted(&std::env::var("ID_FS_UUID").ok()?).map(|name| name.as_str().to_owned());
+            let name = configured.or_else(noted).ok_or_else(|| {
+                Failure::operating(format!("no volume of this machine has {}", node.display()))
+            })?;
+            out::print(&member_properties(&name))
         }
     }
 }
@@ -64,9 +71,8 @@ fn volume_properties(name: &VolumeName, uuid: Option<&str>) -> String {
     text
 }
 
-fn member_properties(file: &Path) -> String {
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    format!("URAID_MEMBER_OF={stem}\n")
+fn member_properties(volume: &str) -> String {
+    format!("URAID_MEMBER_OF={volume}\n")
 }
 
 /// The first configuration in `directory` that has a member of one of these names, or one that is the same
@@ -123,6 +129,6 @@ mod tests {
         assert_eq!(find(&["/dev/sdx1", "/dev/disk/by-id/one"]), Some(directory.path().join("tank.toml")));
         assert_eq!(find(&["/dev/sdx1"]), None);
         assert_eq!(find(&["/dev/other"]), None);
-        assert_eq!(member_properties(Path::new("/etc/uraid/tank.toml")), "URAID_MEMBER_OF=tank\n");
+        assert_eq!(member_properties("tank"), "URAID_MEMBER_OF=tank\n");
     }
 }
