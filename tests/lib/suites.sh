@@ -89,7 +89,7 @@ count() {
 }
 
 summaries() {
-    grep -E '^ *Summary \[|^test result:|^end to end:' "$1" | grep -oE "[0-9]+ $2" | awk '{ n += $1 } END { print n + 0 }'
+    grep -E '^ *Summary \[|^test result:|^end to end:|^machine:' "$1" | grep -oE "[0-9]+ $2" | awk '{ n += $1 } END { print n + 0 }'
 }
 
 # The last line, for people and for CI.
