@@ -568,3 +568,18 @@ fn late_and_unknown_answers_are_ignored() {
     d.tell(Event::FailMember(MemberId(77)));
     assert_eq!((d.pending.len(), d.array.status().missing), (0, 0));
 }
+
+/// A request of 64-bit length would keep a stop waiting for hours.
+#[test]
+fn a_stop_cuts_short_zeroes_that_would_never_end() {
+    let mut d = Driver::new(Shape { rows: 1 << 18, ..Shape::raid5() });
+    let (long, short) = (1 << 35, 1 << 20);
+    let endless = d.ask(RequestKind::WriteZeroes { fua: false }, 0, long);
+    let soon = d.ask(RequestKind::WriteZeroes { fua: true }, long, short);
+    d.tell(Event::Stop);
+    let done = d.rest();
+    assert_eq!(d.answer_to(endless), Some(Err(RequestError::Shutdown)));
+    assert_eq!(d.answer_to(soon), Some(Ok(())), "what 32 bits can ask for is done");
+    assert_eq!(d.stopped, Some(true));
+    assert!(done.len() < 500, "{} operations", done.len());
+}

@@ -100,7 +100,9 @@ impl Driver {
 
     /// The array just started: nothing was asked of it yet.
     pub(crate) fn unpolled(shape: Shape) -> Self {
-        let sectors = 8192 + shape.rows * shape.chunk / 512;
+        // The data of large members begin later.
+        let data = shape.rows * shape.chunk / 512;
+        let sectors = data + (data / 512).max(8192);
         let superblocks = create(&shape, sectors);
         let assembly = assemble(&superblocks[shape.left_out..], sectors);
         // The runner's index of a member is its role at creation.
