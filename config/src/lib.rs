@@ -10,6 +10,7 @@
 
 mod access;
 mod address;
+mod attach;
 mod engines;
 mod keys;
 mod limits;
@@ -23,6 +24,7 @@ mod tls;
 
 pub use access::{Access, Account, AccountError};
 pub use address::{Address, AddressError};
+pub use attach::{Attach, DeviceName, DeviceNameError};
 pub use engines::{Dsa, Engines, Offload, QueueName, QueueNameError, Threshold};
 pub use keys::{Key, documented_keys};
 pub use limits::Limits;

@@ -8,6 +8,7 @@ use toml::de::DeTable;
 
 use crate::access::{self, Access};
 use crate::address::{Address, check_socket_path};
+use crate::attach::{self, Attach, DeviceName};
 use crate::engines::{self, Engines};
 use crate::keys::documented_keys;
 use crate::limits::{self, Limits};
@@ -34,6 +35,8 @@ pub struct Config {
     pub access: Access,
     /// Encryption, and certificates of clients.
     pub tls: Tls,
+    /// The block device that the volume is to be on this machine, if any.
+    pub device: Option<DeviceName>,
     /// Serve without ever writing to a member.
     pub read_only: bool,
     /// Which parity kernels to use.
@@ -42,6 +45,8 @@ pub struct Config {
     pub safe_mode_delay: Duration,
     /// How long a connection polls before it blocks.
     pub spin: Duration,
+    /// How that device is attached.
+    pub attach: Attach,
     /// How the array is put together.
     pub assemble: Assemble,
     /// How members are read and written.
@@ -206,10 +211,12 @@ impl Config {
             insecure: false,
             access: Access::default(),
             tls: Tls::default(),
+            device: None,
             read_only: false,
             kernel: Kernel::Auto,
             safe_mode_delay: Duration::from_millis(SAFE_MODE_MS_DEFAULT.into()),
             spin: Duration::from_micros(SPIN_US_DEFAULT.into()),
+            attach: Attach::default(),
             assemble: Assemble::default(),
             io: Io::default(),
             cache: Cache::default(),
@@ -304,10 +311,11 @@ fn read_all(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_ok: b
     let cache = reader.section(top, "cache");
     let sync = reader.section(top, "sync");
     let tls = reader.section(top, "tls");
+    let attach = reader.section(top, "attach");
     let limits = reader.section(top, "limits");
     let engines = reader.section(top, "engines");
     let offload = reader.section(engines, "engines.offload");
-    for section in [top, tls, assemble, io, cache, sync, limits, engines] {
+    for section in [top, tls, attach, assemble, io, cache, sync, limits, engines] {
         reader.unknown_keys(section, documented_keys(), &[]);
     }
     reader.unknown_keys(offload, documented_keys(), engines::refused_offloads());
@@ -325,10 +333,12 @@ fn read_all(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_ok: b
         insecure,
         access: access::read(reader, top),
         tls,
+        device: attach::read_device(reader, top),
         read_only: reader.flag(top, "read_only", false),
         kernel: reader.word(top, "kernel", Kernel::Auto, KERNELS),
         safe_mode_delay: Duration::from_millis(safe_mode_ms.into()),
         spin: Duration::from_micros(spin_us.into()),
+        attach: attach::read(reader, attach),
         assemble: Assemble { force: reader.flag(assemble, "force", false) },
         io: Io {
             engine: reader.word(io, "engine", IoEngine::Auto, ENGINES),
