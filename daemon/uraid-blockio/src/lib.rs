@@ -48,6 +48,8 @@
 
 mod arena;
 mod entry;
+mod fence;
+mod inherited;
 mod io;
 mod mem;
 mod member;
@@ -61,6 +63,8 @@ mod sys;
 mod transfer;
 
 pub use arena::{Arena, ArenaError, ArenaOptions, IoBuf, OutOfBounds};
+pub use fence::wait_for_writers;
+pub use inherited::inherited;
 pub use io::{Io, IoDone, IoError, IoFault, IoOp, MemberIo};
 pub use mem::{FailOp, LogEntry, MemControl, MemMembers};
 pub use member::{

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::{fstat, major, minor};
 
-use crate::{IoError, probe, sys};
+use crate::{IoError, fence, probe, sys};
 
 /// How to open a [`Member`]. The default: for reading and writing, exclusively, engine and O_DIRECT chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -171,6 +171,9 @@ impl Member {
         let (file, kind, identity) = open_storage(path, options)?;
         if options.exclusive && kind == Kind::File {
             lock_file(&file, path, options.read_only)?;
+        }
+        if !options.read_only && !fence::hold(&file).map_err(|source| ask(path, "lock", source))? {
+            return Err(OpenError::Busy { path: path.to_owned() });
         }
         let size = size_of(&file, kind).map_err(|source| ask(path, "size", source))?;
         let in_memory = kind == Kind::File && probe::in_memory(&file);
