@@ -5,6 +5,7 @@
 //! array may be running elsewhere, and going on without that member would tear it in two.
 
 use std::path::Path;
+use std::time::Duration;
 
 use md_format::{AssembleOptions, Assembly, Found, assemble};
 use uraid_config::Config;
@@ -13,6 +14,9 @@ use crate::claims;
 use crate::device::{Access, Device, DeviceError, identity_of};
 use crate::failure::Failure;
 use crate::scan;
+
+/// How long the last writes of a process that was killed may take to end: longer than a disk that retries.
+const WRITERS_GONE: Duration = Duration::from_secs(60);
 
 /// An array that can be started, and the claims on its members.
 #[derive(Debug)]
@@ -73,7 +77,8 @@ fn claim_all(config: &Config, access: Access) -> Result<Claims, Failure> {
         let again = identity.is_some() && found.iter().any(|other| other.identity == identity);
         // A device named twice is told by its identity; claiming it again would fail for its first claim.
         let opened = if again { Device::open_to_read(path) } else { Device::claim(path, access) };
-        match opened {
+        let settled = opened.and_then(|device| device.wait_for_writers(WRITERS_GONE).map(|()| device));
+        match settled {
             Ok(device) => {
                 found.push(scan::found(&device));
                 devices.push(Some(device).filter(|_| !again));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use raid6_simd::Selection;
-use uraid_config::{Address, RUN_DIR, Size, TlsMode, VolumeName};
+use uraid_config::{Address, DeviceName, RUN_DIR, Size, TlsMode, VolumeName};
 
 /// Userspace software RAID 4/5/6: on disk it is Linux md, to clients it is NBD.
 #[derive(Parser, Debug)]
@@ -32,6 +32,9 @@ pub enum Command {
     Add(AddArgs),
     /// Stop a running array cleanly.
     Stop(StopArgs),
+    /// What a service unit runs to stop: a restart leaves clients and the block device to the next process.
+    #[command(hide = true)]
+    ServiceStop(ServiceStopArgs),
     /// Check a configuration file.
     CheckConfig(CheckConfigArgs),
     /// Show the parity kernels: which run here, which are taken and why, and how fast they are.
@@ -110,6 +113,9 @@ pub struct ServeArgs {
     /// Refuse members of an array of another name.
     #[arg(long)]
     pub name: Option<VolumeName>,
+    /// Be a block device of this machine: /dev/nbdN, or auto for the first that is free.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceName>,
     /// Never write to a member.
     #[arg(long)]
     pub read_only: bool,
@@ -207,7 +213,23 @@ pub struct StopArgs {
     /// The daemon.
     #[command(flatten)]
     pub target: TargetArgs,
+    /// Stop although the volume's block device is mounted or open; whoever uses it loses his disk.
+    #[arg(long)]
+    pub force: bool,
     /// Name of the array; without name and --control, the only one that runs here.
+    pub name: Option<VolumeName>,
+}
+
+/// `uraid service-stop`
+#[derive(Args, Debug)]
+pub struct ServiceStopArgs {
+    /// The daemon.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The unit that is being stopped.
+    #[arg(long, value_name = "UNIT")]
+    pub unit: String,
+    /// Name of the array.
     pub name: Option<VolumeName>,
 }
 
@@ -328,6 +350,10 @@ mod tests {
             "uraid fail v a",
             "uraid add v a --force",
             "uraid stop v",
+            "uraid stop --force v",
+            "uraid service-stop --unit uraid@v.service v",
+            "uraid serve --device auto a b c",
+            "uraid serve --device /dev/nbd3 a b c",
             "uraid check-config v.toml",
             "uraid kernels",
             "uraid kernels --json --quick --kernel measured",
@@ -352,6 +378,7 @@ mod tests {
             "uraid create --level 5 --name v --chunk 64KB a b c",
             "uraid serve",
             "uraid serve --listen ftp:x a",
+            "uraid serve --device /dev/sda a",
             "uraid fail",
             "uraid fail a b c",
             "uraid kernels --kernel fastest",

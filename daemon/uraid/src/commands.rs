@@ -11,7 +11,9 @@ use crate::cli::{
 use crate::control::client::Client;
 use crate::control::protocol::Request;
 use crate::failure::Failure;
-use crate::{check_config, create, engines, examine, generate, kernels, out, serve, status, udev};
+use crate::{
+    check_config, create, engines, examine, generate, kernels, out, serve, service_stop, status, udev,
+};
 
 /// Does what the command line says.
 ///
@@ -31,6 +33,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Fail(args) => run_fail(&args),
         Command::Add(args) => run_add(&args),
         Command::Stop(args) => run_stop(&args),
+        Command::ServiceStop(args) => service_stop::run(&args),
     }
 }
 
@@ -74,6 +77,7 @@ pub fn serve_config(args: &ServeArgs) -> Result<Config, Failure> {
         )));
     }
     config.read_only = args.read_only;
+    config.device = args.device;
     config.assemble.force = args.force;
     Ok(config)
 }
@@ -102,6 +106,7 @@ fn refuse_options_beside_file(args: &ServeArgs) -> Result<(), Failure> {
         ("--control", args.control.is_some()),
         ("--name", args.name.is_some()),
         ("--read-only", args.read_only),
+        ("--device", args.device.is_some()),
         ("--force", args.force),
     ];
     match given.iter().find(|(_, given)| *given) {
@@ -144,7 +149,7 @@ fn run_status(args: &StatusArgs) -> Result<(), Failure> {
 }
 
 fn run_stop(args: &StopArgs) -> Result<(), Failure> {
-    say(&client(&args.target, args.name.as_ref())?, &Request::Stop)
+    say(&client(&args.target, args.name.as_ref())?, &Request::Stop { force: args.force })
 }
 
 fn run_fail(args: &FailArgs) -> Result<(), Failure> {

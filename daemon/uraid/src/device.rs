@@ -6,6 +6,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -97,6 +98,25 @@ impl Device {
             }
         }
         Ok(device)
+    }
+
+    /// Waits until everything that an earlier process wrote to it as a member has ended: one that was killed
+    /// leaves operations behind that the kernel still carries out. To be called with the claim, and before
+    /// anything that was written is believed.
+    ///
+    /// # Errors
+    /// It did not come in time.
+    pub fn wait_for_writers(&self, within: Duration) -> Result<(), DeviceError> {
+        let path = self.path.display();
+        let waiting = || tracing::info!("{path}: waiting for the last writes of an earlier process to end");
+        match uraid_blockio::wait_for_writers(&self.file, within, waiting).map_err(DeviceError::Open)? {
+            true => Ok(()),
+            false => Err(DeviceError::InUse(format!(
+                "writes of a process that had it before have not ended after {} seconds, or another program \
+                 holds a lock on it (flock)",
+                within.as_secs()
+            ))),
+        }
     }
 
     /// Makes a new sparse file of `bytes` zeroes, claimed; fails if the path exists.

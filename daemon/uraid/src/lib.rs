@@ -31,6 +31,7 @@ pub mod out;
 pub mod probe;
 pub mod scan;
 pub mod serve;
+pub mod service_stop;
 pub mod status;
 pub mod udev;
 

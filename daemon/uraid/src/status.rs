@@ -7,7 +7,7 @@ use serde::Serialize;
 use uraid_config::Size;
 
 use crate::control::protocol::{
-    ArrayState, MemberState, MemberStatus, Status, SyncKind, SyncStatus, VERSION,
+    ArrayState, DeviceStatus, MemberState, MemberStatus, Status, SyncKind, SyncStatus, VERSION,
 };
 use crate::failure::Failure;
 use crate::{engines, human, out};
@@ -62,11 +62,27 @@ pub fn to_text(status: &Status) -> String {
     lines.extend(missing_roles(status));
     lines.extend(status.members.iter().filter_map(trouble));
     lines.extend(status.engines.iter().flat_map(engines::summary));
+    lines.extend(status.device.iter().map(device));
     lines.extend(status.exports.iter().map(|uri| format!("      export  {uri}")));
     lines.push(counters(status));
     lines.push(format!("      uuid    {}", status.uuid));
-    lines.push(format!("      hint    {}", status.mkfs_hint));
+    lines.extend(hints(status));
     lines.join("\n") + "\n"
+}
+
+/// `device  /dev/nbd0, /dev/uraid/data`
+fn device(device: &DeviceStatus) -> String {
+    let names = std::iter::once(&device.path).chain(&device.links);
+    let names: Vec<String> = names.map(|path| path.display().to_string()).collect();
+    format!("      device  {}", names.join(", "))
+}
+
+/// How to make a file system, with the name under which its device is found again.
+fn hints(status: &Status) -> Vec<String> {
+    let Some(device) = &status.device else { return vec![format!("      hint    {}", status.mkfs_hint)] };
+    let name = device.links.first().unwrap_or(&device.path).display().to_string();
+    let hint = |text: &str| format!("      hint    {}", text.replace("DEVICE", &name));
+    vec![hint(&status.mkfs_hint), hint(&device.mkfs_xfs_hint)]
 }
 
 /// `data : active raid6 sda1[0] sdb1[1](F)`
@@ -225,6 +241,7 @@ mod tests {
             ],
             sync: Some(SyncStatus::new(SyncKind::Rebuild, 128 << 20, 1 << 30, 64 << 20)),
             counters: Counters { connections: 1, reads: 3, read_bytes: 12288, ..Counters::default() },
+            device: None,
             exports: vec!["nbd+unix:///data?socket=/run/uraid/data.sock".into()],
             kernels: [("pq".to_owned(), "avx2".to_owned())].into(),
             engines: None,

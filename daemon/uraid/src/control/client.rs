@@ -103,7 +103,10 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn ask(&self, request: &Request) -> Result<Answer, ClientError> {
-        let usual = if *request == Request::Stop { PATIENCE_STOP } else { PATIENCE };
+        let usual = match request {
+            Request::Stop { .. } | Request::HandOver => PATIENCE_STOP,
+            Request::Status | Request::Fail { .. } | Request::Add { .. } => PATIENCE,
+        };
         let patience = self.patience.unwrap_or(usual);
         match tokio::time::timeout(patience, self.converse(request)).await {
             Ok(answer) => answer,

@@ -37,8 +37,20 @@ pub enum Request {
         #[serde(default)]
         force: bool,
     },
-    /// Stop cleanly; answered when the array is marked clean and the export is gone.
-    Stop,
+    /// Stop cleanly; answered when the array is marked clean and the export is gone. Refused while the volume's
+    /// block device is used.
+    Stop {
+        /// Stop although it is used: whoever uses it loses his disk.
+        #[serde(default, skip_serializing_if = "is_false")]
+        force: bool,
+    },
+    /// Stop and leave clients and the block device to the next process, by way of the service manager;
+    /// answered when that has all of it.
+    HandOver,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// A request as it travels.
@@ -191,6 +203,9 @@ pub struct Status {
     pub counters: Counters,
     /// NBD URIs under which clients find the export.
     pub exports: Vec<String>,
+    /// The block device of this machine that it is, if it is one.
+    #[serde(default)]
+    pub device: Option<DeviceStatus>,
     /// The chosen parity kernel of each operation.
     pub kernels: BTreeMap<String, String>,
     /// Who computes, and what they did; none from a daemon that does not know.
@@ -198,6 +213,17 @@ pub struct Status {
     pub engines: Option<EnginesStatus>,
     /// A command that makes a file system aligned to the stripes; see [`mkfs_hint`].
     pub mkfs_hint: String,
+}
+
+/// The block device of the machine that a volume is served on.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct DeviceStatus {
+    /// Its node, such as `/dev/nbd0`.
+    pub path: PathBuf,
+    /// Links that lead to it; udev makes them.
+    pub links: Vec<PathBuf>,
+    /// A command that makes an XFS file system aligned to the stripes; ext4's is `mkfs_hint`.
+    pub mkfs_xfs_hint: String,
 }
 
 /// The one word for the state of an array: the most important thing there is to say.
@@ -383,6 +409,11 @@ pub fn mkfs_hint(chunk_bytes: u64, data_members: u32) -> String {
     format!("mkfs.ext4 -b 4096 -E stride={stride},stripe_width={width} DEVICE")
 }
 
+/// The same for XFS (mkfs.xfs(8)): chunk and number of chunks with data.
+pub fn mkfs_xfs_hint(chunk_bytes: u64, data_members: u32) -> String {
+    format!("mkfs.xfs -d su={},sw={data_members} DEVICE", chunk_bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,7 +427,9 @@ mod tests {
                 Request::Add { member: "/m".into(), force: true },
                 r#"{"version":1,"command":"add","member":"/m","force":true}"#,
             ),
-            (Request::Stop, r#"{"version":1,"command":"stop"}"#),
+            (Request::Stop { force: false }, r#"{"version":1,"command":"stop"}"#),
+            (Request::Stop { force: true }, r#"{"version":1,"command":"stop","force":true}"#),
+            (Request::HandOver, r#"{"version":1,"command":"hand_over"}"#),
         ] {
             assert_eq!(request.to_line().unwrap(), format!("{line}\n"));
             assert_eq!(Request::from_line(line.as_bytes()), Ok(request));
@@ -463,5 +496,6 @@ mod tests {
     #[test]
     fn mkfs_is_told_the_stripe() {
         assert_eq!(mkfs_hint(65536, 4), "mkfs.ext4 -b 4096 -E stride=16,stripe_width=64 DEVICE");
+        assert_eq!(mkfs_xfs_hint(65536, 4), "mkfs.xfs -d su=65536,sw=4 DEVICE");
     }
 }

@@ -141,7 +141,7 @@ mod tests {
                     self.stopped.notified().await;
                 }
                 Request::Fail { .. } => return Err(ControlError::new(ErrorCode::NotFound, "no such member")),
-                Request::Stop => {
+                Request::Stop { .. } => {
                     self.stop.notify_one();
                     self.stopped.notify_waiters();
                     tokio::task::yield_now().await;
@@ -164,7 +164,10 @@ mod tests {
             let server = tokio::spawn(async move { serve(listener, handler, stop.notified()).await });
             test(path.clone()).await;
             let client = Client::new(path);
-            assert_eq!(client.ask(&Request::Stop).await.unwrap(), Answer::Message("Stop".into()));
+            assert_eq!(
+                client.ask(&Request::Stop { force: false }).await.unwrap(),
+                Answer::Message("Stop { force: false }".into())
+            );
             server.await.unwrap().unwrap();
         });
     }

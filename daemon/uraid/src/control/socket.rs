@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc::{O_NOFOLLOW, O_PATH};
 
@@ -16,8 +18,20 @@ const MODE: u32 = 0o660;
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
+    stays: Stays,
     /// Open as a mere path, so that the file system cannot give the inode number to a successor.
     inode: File,
+}
+
+/// A hand on a [`SocketFile`] that somebody else has.
+#[derive(Clone, Debug, Default)]
+pub struct Stays(Arc<AtomicBool>);
+
+impl Stays {
+    /// Leaves the file where it is when the [`SocketFile`] is dropped: another process listens on its socket.
+    pub fn stay(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Why there is no socket.
@@ -60,8 +74,7 @@ pub fn listen_as(
     let io = |source| BindError::Io { path: path.into(), source };
     remove_stale(path)?;
     let listener = UnixListener::bind(path).map_err(io)?;
-    let inode = OpenOptions::new().read(true).custom_flags(O_PATH | O_NOFOLLOW).open(path).map_err(io)?;
-    let file = SocketFile { path: path.into(), inode };
+    let file = SocketFile::of(path).map_err(io)?;
     // Whoever connects between bind and chmod passed the umask, which lets in no one new unless it is 0.
     if group.is_some() {
         lchown(path, None, group).map_err(io)?;
@@ -91,6 +104,22 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
 }
 
 impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let inode = OpenOptions::new().read(true).custom_flags(O_PATH | O_NOFOLLOW).open(path)?;
+        Ok(SocketFile { path: path.into(), inode, stays: Stays::default() })
+    }
+
+    /// The file of a socket that another process made and left. None if there is no socket there any more.
+    pub fn adopt(path: &Path) -> Option<Self> {
+        let file = Self::of(path).ok()?;
+        file.inode.metadata().is_ok_and(|metadata| metadata.file_type().is_socket()).then_some(file)
+    }
+
+    /// To decide later that the file stays.
+    pub fn stays(&self) -> Stays {
+        self.stays.clone()
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -100,6 +129,9 @@ impl SocketFile {
 impl Drop for SocketFile {
     /// Removes the file unless another one has taken its name.
     fn drop(&mut self) {
+        if self.stays.0.load(Ordering::Relaxed) {
+            return;
+        }
         let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
         let ours = self.inode.metadata().map(identity).ok();
         if ours.is_some() && self.path.symlink_metadata().map(identity).ok() == ours {
@@ -137,6 +169,22 @@ mod tests {
         assert!(matches!(listen(&path), Err(BindError::NotASocket(_))));
         assert_eq!(std::fs::read(&path).unwrap(), b"mine");
         assert!(matches!(listen(&directory.path().join("no/s")), Err(BindError::Io { .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_left_can_be_adopted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let (listener, file) = listen(&path).unwrap();
+        file.stays().stay();
+        drop(file);
+        let adopted = SocketFile::adopt(&path).unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+        drop((adopted, listener));
+        assert!(!path.exists());
+        assert!(SocketFile::adopt(&path).is_none());
+        std::fs::write(&path, "").unwrap();
+        assert!(SocketFile::adopt(&path).is_none());
     }
 
     #[test]

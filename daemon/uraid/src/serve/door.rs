@@ -14,6 +14,7 @@ use nbd_rs::{ExportInfo, ServerHandshake, Session};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uraid_config::Address;
@@ -38,16 +39,24 @@ pub(super) struct Door {
     live: Live,
     peers: Peers,
     tls: Arc<TlsThreads>,
+    /// True when no further client is let in.
+    closing: watch::Receiver<bool>,
 }
 
 impl Door {
     /// A door to `shard` that lets in by the settings of the moment.
-    pub(super) fn new(shard: ShardHandle, export: ExportInfo, live: Live, tls: Arc<TlsThreads>) -> Self {
-        Door { shard, exports: vec![export].into(), live, peers: Peers::default(), tls }
+    pub(super) fn new(
+        shard: ShardHandle,
+        export: ExportInfo,
+        live: Live,
+        tls: Arc<TlsThreads>,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
+        Door { shard, exports: vec![export].into(), live, peers: Peers::default(), tls, closing }
     }
 
-    /// Lets clients in at an address until it is dropped; handshakes that are under way are broken off then,
-    /// and the address is given up.
+    /// Lets clients in at an address until `closing` says true, and leads those that came to the end of their
+    /// handshake. If it is dropped, handshakes that are under way are broken off. Then the address is given up.
     ///
     /// # Errors
     /// The listener cannot be used.
@@ -67,9 +76,15 @@ impl Door {
     async fn accept<S: Socket>(&self, address: Arc<Address>, listener: S::Listener) {
         let mut handshakes = JoinSet::new();
         let lobby = Lobby::new(address.to_string());
+        let mut closing = self.closing.clone();
         loop {
             while handshakes.try_join_next().is_some() {}
-            match listener.next().await {
+            let next = tokio::select! {
+                next = listener.next() => next,
+                // An error means that nobody can say so any more.
+                _ = closing.wait_for(|closing| *closing) => break,
+            };
+            match next {
                 Ok(stream) => {
                     let settings = self.live.now();
                     let stream: S = stream;
@@ -95,6 +110,8 @@ impl Door {
             // A crowd at the door is not to keep those within from being answered.
             tokio::task::yield_now().await;
         }
+        drop(listener);
+        while handshakes.join_next().await.is_some() {}
     }
 }
 

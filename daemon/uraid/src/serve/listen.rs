@@ -2,15 +2,17 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use nix::unistd::geteuid;
 use uraid_config::{Access, Account, Address, Config, RUN_DIR};
 
+use super::handover::Inheritance;
 use super::peers::group;
-use crate::control::socket::{SocketFile, listen, listen_as};
+use crate::control::socket::{SocketFile, Stays, listen, listen_as};
 use crate::failure::Failure;
 
 /// Its members can read and write disks.
@@ -34,13 +36,45 @@ pub(super) struct Sockets {
     pub(super) control: (UnixListener, SocketFile),
 }
 
+/// A listening socket, to be left to the next process.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// As it was bound.
+    pub(super) address: String,
+    pub(super) socket: OwnedFd,
+    /// So that the file of a unix socket stays.
+    pub(super) file: Option<Stays>,
+}
+
+impl Kept {
+    /// From now on the file of a unix socket stays when this process closes it. Should nobody come after it,
+    /// the file is one that a daemon left that was killed, and is replaced by the next.
+    pub(super) fn stay(&self) {
+        self.file.iter().for_each(Stays::stay);
+    }
+}
+
 impl Sockets {
+    /// The sockets for clients once more, for a hand-over. Those of which the process can have no second
+    /// descriptor are left out.
+    pub(super) fn kept(&self) -> Vec<Kept> {
+        let kept = self.exports.iter().filter_map(|(address, listener)| {
+            let (socket, file) = match listener {
+                Listener::Unix(listener, file) => (listener.as_fd(), Some(file.stays())),
+                Listener::Tcp(listener) => (listener.as_fd(), None),
+            };
+            let socket = socket.try_clone_to_owned().ok()?;
+            Some(Kept { address: address.to_string(), socket, file })
+        });
+        kept.collect()
+    }
+
     /// Binds what the configuration asks for. An address that other machines can reach is bound only if TLS
     /// is required there or the configuration calls itself insecure, whoever made it.
     ///
     /// # Errors
     /// The first address that cannot be bound; those before it are given up.
-    pub(super) fn bind(config: &Config, name: &str) -> Result<Self, Failure> {
+    pub(super) fn bind(config: &Config, name: &str, left: &mut Inheritance) -> Result<Self, Failure> {
         let addresses = config.addresses(name);
         if let Some(address) = addresses.iter().find(|address| config.is_exposed(address)) {
             return Err(Failure::Usage(format!(
@@ -52,7 +86,11 @@ impl Sockets {
         let control = config.control_socket(name);
         make_run_directory(&control);
         let control = listen(&control).map_err(Failure::operating)?;
-        let bind = |address| bind_export(address, config.access.socket_mode, group);
+        let access = (config.access.socket_mode, group);
+        let bind = |address: Address| match adopt(&address, left, access) {
+            Some(listener) => Ok((address, listener)),
+            None => bind_export(address, config.access.socket_mode, group),
+        };
         let exports = addresses.into_iter().map(bind).collect::<Result<_, _>>()?;
         Ok(Sockets { exports, control })
     }
@@ -65,6 +103,21 @@ fn socket_group(access: &Access) -> Result<Option<u32>, Failure> {
         None if geteuid().is_root() => Ok(group(&Account::Name(DISK_GROUP.to_owned()), "socket_group").ok()),
         None => Ok(None),
     }
+}
+
+/// The socket of a process before this one, in which clients wait to be let in. One whose file is gone is
+/// given up, for nobody finds it; so is one that may not be given the mode and group of `access`.
+fn adopt(address: &Address, left: &mut Inheritance, access: (u32, Option<u32>)) -> Option<Listener> {
+    let socket = left.take_listener(&address.to_string())?;
+    let path = match address {
+        Address::Unix(path) => path,
+        Address::Tcp(_) => return Some(Listener::Tcp(TcpListener::from(socket))),
+    };
+    let file = SocketFile::adopt(path)?;
+    let (mode, group) = access;
+    std::os::unix::fs::chown(path, None, group).ok()?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).ok()?;
+    Some(Listener::Unix(UnixListener::from(socket), file))
 }
 
 fn bind_export(address: Address, mode: u32, group: Option<u32>) -> Result<(Address, Listener), Failure> {
@@ -109,7 +162,12 @@ mod tests {
     fn port_0_becomes_a_port_and_files_go_away() {
         let directory = tempfile::tempdir().unwrap();
         let unix = format!("unix:{}", directory.path().join("nbd").display());
-        let sockets = Sockets::bind(&config(&[&unix, "tcp:127.0.0.1:0"], directory.path()), "v").unwrap();
+        let sockets = Sockets::bind(
+            &config(&[&unix, "tcp:127.0.0.1:0"], directory.path()),
+            "v",
+            &mut Inheritance::default(),
+        )
+        .unwrap();
         assert!(matches!(sockets.exports[1].0, Address::Tcp(address) if address.port() != 0));
         assert!(directory.path().join("nbd").exists() && directory.path().join("control").exists());
         drop(sockets);
@@ -120,15 +178,15 @@ mod tests {
     fn the_network_is_refused_unless_told() {
         let directory = tempfile::tempdir().unwrap();
         let mut config = config(&["tcp:0.0.0.0:0"], directory.path());
-        let error = Sockets::bind(&config, "v").unwrap_err();
+        let error = Sockets::bind(&config, "v", &mut Inheritance::default()).unwrap_err();
         assert!(error.to_string().contains("other machines"), "{error}");
         config.insecure = true;
-        assert!(Sockets::bind(&config, "v").is_ok());
+        assert!(Sockets::bind(&config, "v", &mut Inheritance::default()).is_ok());
         config.insecure = false;
         config.tls.certificate = Some("/c".into());
-        assert!(Sockets::bind(&config, "v").is_ok(), "required by default");
+        assert!(Sockets::bind(&config, "v", &mut Inheritance::default()).is_ok(), "required by default");
         config.tls.mode = TlsMode::Offered;
-        assert!(Sockets::bind(&config, "v").is_err());
+        assert!(Sockets::bind(&config, "v", &mut Inheritance::default()).is_err());
     }
 
     #[test]
@@ -141,7 +199,7 @@ mod tests {
         config.access.socket_group = Some(Account::Id(own));
         for mode in [0o660, 0o600, 0o666] {
             config.access.socket_mode = mode;
-            let sockets = Sockets::bind(&config, "v").unwrap();
+            let sockets = Sockets::bind(&config, "v", &mut Inheritance::default()).unwrap();
             let metadata = path.metadata().unwrap();
             assert_eq!((metadata.mode() & 0o777, metadata.gid()), (mode, own));
             let control = directory.path().join("control").metadata().unwrap();
@@ -149,7 +207,7 @@ mod tests {
             drop(sockets);
         }
         config.access.socket_group = Some(Account::Name("no-such-group".to_owned()));
-        let error = Sockets::bind(&config, "v").unwrap_err();
+        let error = Sockets::bind(&config, "v", &mut Inheritance::default()).unwrap_err();
         assert!(error.to_string().contains("no-such-group"), "{error}");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
@@ -159,7 +217,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let first = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("tcp:{}", first.local_addr().unwrap());
-        let error = Sockets::bind(&config(&[&address], directory.path()), "v").unwrap_err();
+        let error = Sockets::bind(&config(&[&address], directory.path()), "v", &mut Inheritance::default())
+            .unwrap_err();
         assert!(error.to_string().contains(&address), "{error}");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }

@@ -30,6 +30,11 @@ pub(super) fn reloaded() {
     notify(&[NotifyState::Ready]);
 }
 
+/// What there is to be known beside how the array is.
+pub(super) fn status(status: &str) {
+    notify(&[NotifyState::Status(status)]);
+}
+
 /// The daemon is stopping.
 pub(super) fn stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("finishing what is in flight")]);

@@ -13,10 +13,13 @@
 //! socket is bound, and nothing is let go of before the array is marked clean.
 
 mod descriptors;
+mod device;
 mod door;
 mod engines;
 mod export;
+mod handover;
 mod handshake;
+mod life;
 mod listen;
 mod live;
 mod lobby;
@@ -36,7 +39,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use md_format::Assembly;
-use nbd_rs::ExportInfo;
+use nbd_rs::{Contexts, ExportInfo, Headers};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -44,12 +47,17 @@ use tokio::task::{JoinHandle, JoinSet};
 use uraid_blockio::set_io_flusher;
 use uraid_config::{Address, Config, TlsAt};
 use uraid_core::SyncKind;
-use uraid_shard::{EngineError, Offload, Shard, ShardConfig, ShardExit, ShardHandle, engine};
+use uraid_shard::{
+    ConnectionKind, EngineError, NewConnection, Offload, Shard, ShardConfig, ShardExit, ShardHandle, engine,
+};
 
+use self::device::{Device, Left, Wanted, backend, refuse_members_on_own_device};
 use self::door::Door;
 use self::engines::{EngineFacts, Queues, offload_config};
 use self::export::MemberTraits;
-use self::listen::{Listener, Sockets};
+use self::handover::{ArrayFacts, Inheritance};
+use self::life::{Cause, HandOver, Watch};
+use self::listen::{Kept, Listener, Sockets};
 use self::live::{Live, Settings};
 use self::members::Claims;
 use self::operator::{Ending, Operator};
@@ -70,6 +78,8 @@ const LAST_LOOK: Duration = Duration::from_secs(1);
 /// How long after a signal another one counts as the same: a service manager or `timeout` tells a program
 /// and then its process group, which the program is in.
 const SIGNAL_ECHO: Duration = Duration::from_secs(2);
+/// The time for clients to end their handshake before a hand-over.
+const LAST_HANDSHAKES: Duration = Duration::from_secs(2);
 /// The time for operators to take their last answers.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -79,9 +89,13 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// # Errors
 /// The array cannot be put together, an address cannot be bound, or it did not stop cleanly.
 pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), Failure> {
-    // First of all: threads inherit it.
+    // First of all: nothing else is to be taken for what was left, and threads inherit the rest.
+    let mut left = Inheritance::take();
     declare_io_flusher();
     let (assembly, devices) = assembly::open(&config)?.into_parts();
+    let own = backend(&assembly.superblock.short_name());
+    refuse_members_on_own_device(config.members.iter().map(PathBuf::as_path), &own)
+        .map_err(Failure::operating)?;
     let options = members::options(&config);
     let (members, claims) = members::open_all(&assembly, devices, options)?;
     for member in &members {
@@ -90,11 +104,13 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), Failure> {
     let name = assembly.superblock.short_name();
     let (engine, offload) = make_engine(&config)?;
     let settings = Settings::of(&config).map_err(Failure::operating)?;
-    let sockets = Sockets::bind(&config, &assembly.superblock.name())?;
+    let sockets = Sockets::bind(&config, &assembly.superblock.name(), &mut left)?;
+    let kept = sockets.kept();
     descriptors::raise_limit(&config, sockets.exports.len());
     let facts = facts(&config, &assembly, &sockets);
     facts.engines.queues.set(offload.queues());
-    let plan = Plan { traits: MemberTraits::of(&members), claims, options, facts, offload, settings, file };
+    let traits = MemberTraits::of(&members);
+    let plan = Plan { traits, claims, options, facts, offload, settings, file, left, kept };
     let shard = ShardConfig {
         name,
         assembly,
@@ -121,6 +137,10 @@ struct Plan {
     offload: Offload,
     settings: Settings,
     file: Option<PathBuf>,
+    /// By a process before this one.
+    left: Inheritance,
+    /// For a process after it.
+    kept: Vec<Kept>,
 }
 
 /// What is wrong or doubtful about the files and accounts that a configuration names, on this machine.
@@ -168,24 +188,29 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     let facts = plan.facts.clone();
     let export = export::info(&facts.name, shard.geometry(), plan.traits, config.read_only)
         .map_err(Failure::operating)?;
+    let (device, ready) = go_on(config, &facts, plan.left, &shard, &export).map_err(Failure::operating)?;
     let addresses: Vec<Address> = sockets.exports.iter().map(|(address, _)| address.clone()).collect();
     plan.settings.warn(&addresses);
     let live = Live::new(plan.settings);
     let tls = Arc::new(TlsThreads::new());
     let reloader = Reloader::new(plan.file, config.clone(), live.clone(), addresses.clone());
-    let door = Door::new(shard.clone(), export.clone(), live, Arc::clone(&tls));
-    let doors = open_doors(sockets.exports, &door);
+    let (close, closing) = watch::channel(false);
+    let door = Door::new(shard.clone(), export.clone(), live, Arc::clone(&tls), closing);
+    let mut doors = open_doors(sockets.exports, &door);
     let (control_listener, control_file) = sockets.control;
 
     let claims = Arc::new(Mutex::new(plan.claims));
-    let (ask_stop, mut stop_asked) = mpsc::channel(1);
+    let (ask_stop, stop_asked) = mpsc::channel(1);
+    let (ask_hand_over, hand_over_asked) = mpsc::channel(1);
     let (tell_ending, ending) = watch::channel(Ending::None);
     let operator = Arc::new(Operator {
         shard: shard.clone(),
         facts,
         claims: Arc::clone(&claims),
         options: plan.options,
+        device: device.clone(),
         stop: ask_stop,
+        hand_over: ask_hand_over,
         ending: ending.clone(),
     });
     let control = server::serve(control_listener, Arc::clone(&operator), ended(ending));
@@ -193,28 +218,48 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&operator)));
     let queues = operator.facts.engines.queues.clone();
     let looking = tokio::spawn(engines::keep_looking(plan.offload, shard.clone(), queues));
-    announce(&operator, &export, &addresses).await;
     let reloading = tokio::spawn(reload::at_every(hangups, reloader));
-
-    let early = tokio::select! {
-        signal = signals.next() => {
-            tracing::info!("{signal}: stopping");
-            None
+    let mut watch = Watch {
+        signals: &mut signals,
+        exit: &mut exit,
+        stop: stop_asked,
+        hand_over: hand_over_asked,
+        device: device.clone(),
+    };
+    let cause = match watch.until_ready(ready).await {
+        Ok(attached) => {
+            announce(&operator, &export, &addresses, attached.as_ref()).await;
+            watch.until_the_end().await
         }
-        _ = stop_asked.recv() => {
-            tracing::info!("told to stop");
-            None
-        }
-        exit = &mut exit => Some(exit.unwrap_or(ShardExit::Panicked)),
+        Err(cause) => cause,
     };
     manager::stopping();
     housekeeping.abort();
     looking.abort();
     reloading.abort();
+    let hands_over = matches!(cause, Cause::HandOver);
+    if hands_over {
+        plan.kept.iter().for_each(Kept::stay);
+        // Clients that are in their handshake come to its end; those behind them wait for the next process.
+        close.send_replace(true);
+        let led_in = async { while doors.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_HANDSHAKES, led_in).await;
+    }
     close_doors(doors).await;
-    let outcome = match early {
-        Some(exit) => Err(Unclean::Exit(exit)),
-        None => {
+    let mut no_device = None;
+    let outcome = match cause {
+        Cause::Exit(exit) => Err(Unclean::Exit(exit)),
+        Cause::HandOver => {
+            let (device, claims) = (device.as_ref(), claims.as_ref());
+            let array = array_facts(&operator.facts, &export);
+            let hand_over = HandOver { array, export, device, listeners: plan.kept, claims };
+            hand_over.run(&shard, exit).await.map(|()| None)
+        }
+        Cause::NoDevice(why) => {
+            no_device = Some(why);
+            stop(&shard, exit, &mut signals).await.map(|()| None)
+        }
+        Cause::Stop => {
             let parity = parity_left(&operator).await;
             stop(&shard, exit, &mut signals).await.map(|()| parity)
         }
@@ -226,6 +271,7 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     drop(control_file);
     let name = &operator.facts.name;
     let ending = match &outcome {
+        Ok(_) if hands_over => Ok(format!("{name} is left to the next process")),
         Ok(_) if operator.facts.read_only => Ok(format!("{name} is stopped")),
         Ok(None) => Ok(format!("{name} is stopped and marked clean")),
         Ok(Some(parity)) => Ok(format!("{name} is stopped; {parity}")),
@@ -236,7 +282,49 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     }
     tell_ending.send_replace(Some(ending));
     last_words(control).await;
+    if let Some(why) = no_device {
+        return Err(Failure::operating(format!("{name} is no block device: {why}")));
+    }
     outcome.map(|_| ()).map_err(|unclean| Failure::operating(format!("{name}: {unclean}")))
+}
+
+/// What a successor compares with its own.
+fn array_facts(facts: &Facts, export: &ExportInfo) -> ArrayFacts {
+    ArrayFacts {
+        uuid: facts.superblock.set_uuid().to_string(),
+        name: facts.name.clone(),
+        size: export.size(),
+        block: export.block_sizes().minimum(),
+        flags: export.features().transmission_flags(Headers::Simple, Contexts::NONE),
+    }
+}
+
+/// The device, and who tells when it answers.
+type Beginning = (Option<Device>, Option<oneshot::Receiver<Result<device::Attached, String>>>);
+
+/// Goes on with what an earlier process left, and sees to the device.
+fn go_on(
+    config: &Config,
+    facts: &Facts,
+    left: Inheritance,
+    shard: &ShardHandle,
+    export: &ExportInfo,
+) -> Result<Beginning, String> {
+    let inherited = left.settle(&array_facts(facts, export), export);
+    let of_the_kernel = |one: &&NewConnection| one.kind == ConnectionKind::Kernel;
+    let kernel = inherited.connections.iter().filter(of_the_kernel);
+    let sockets = kernel.filter_map(|one| one.socket.try_clone().ok()).collect();
+    if !inherited.connections.is_empty() {
+        tracing::info!("{} connections go on from the process before", inherited.connections.len());
+    }
+    for connection in inherited.connections {
+        shard.connect(connection).map_err(|error| error.to_string())?;
+    }
+    let left = Left { record: inherited.device, netlink: inherited.netlink, sockets };
+    let Some(wanted) = Wanted::of(config, &left, export, shard.geometry())? else { return Ok((None, None)) };
+    let (tell, ready) = oneshot::channel();
+    let device = Device::start(wanted, left, shard.clone(), tell).map_err(|error| error.to_string())?;
+    Ok((Some(device), Some(ready)))
 }
 
 /// What the superblocks will say about parity that is not known to match, in words: they keep how far the
@@ -298,7 +386,12 @@ async fn close_doors(mut doors: JoinSet<()>) {
 }
 
 /// Says that the array is served, to whoever started the daemon.
-async fn announce(operator: &Operator, export: &ExportInfo, addresses: &[Address]) {
+async fn announce(
+    operator: &Operator,
+    export: &ExportInfo,
+    addresses: &[Address],
+    attached: Option<&device::Attached>,
+) {
     let facts = &operator.facts;
     let Ok(shard) = operator.look().await else { return };
     let geometry = &shard.geometry;
@@ -307,7 +400,8 @@ async fn announce(operator: &Operator, export: &ExportInfo, addresses: &[Address
         0 => format!("{all} members"),
         _ => format!("{} of {all} members", all.saturating_sub(missing)),
     };
-    let addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
+    let mut addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
+    addresses.extend(attached.map(|attached| attached.node.display().to_string()));
     let line = format!(
         "serving {} (raid{}, {members}, {}{}) on {}\n",
         facts.name,
@@ -345,6 +439,12 @@ enum Unclean {
          the array is not marked clean, and it will be resynced when it is served again", STOP_DEADLINE.as_secs()
     )]
     Late,
+    /// The shard came to a good end, and what the next process needs could not be left to it.
+    #[error(
+        "what the next process needs cannot be given to the service manager ({0}); clients are disconnected, and \
+         the block device gets new connections from the next process; the array is marked clean"
+    )]
+    NotLeft(Arc<io::Error>),
     /// Somebody could not wait.
     #[error(
         "stopped at once by a second {0}: requests that were not answered are lost, the array is not marked \

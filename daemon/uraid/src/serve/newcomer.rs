@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use md_format::{SECTOR, Superblock, Uuid, free_dev_number, spare_superblock};
 use tokio::sync::oneshot;
@@ -20,6 +20,9 @@ use crate::control::protocol::{ControlError, ErrorCode};
 use crate::device::{Access, Device};
 use crate::journal::Journal;
 use crate::{human, probe, scan};
+
+/// How long writes of an earlier life of the device may take to end.
+const WRITERS_GONE: Duration = Duration::from_secs(10);
 
 /// A device that may become a member and is large enough, claimed and opened. Nothing was written to it.
 #[derive(Debug)]
@@ -41,6 +44,7 @@ impl Newcomer {
         options: OpenOptions,
     ) -> Result<Self, ControlError> {
         let device = Device::claim(path, Access::Write).map_err(|error| failed(path, error))?;
+        device.wait_for_writers(WRITERS_GONE).map_err(|error| failed(path, error))?;
         check_size(&device, array, uuid)?;
         // What a former member of this very array holds, the array has and newer.
         let former = scan::superblock(&device).is_ok_and(|found| found.set_uuid() == array.set_uuid());

@@ -13,10 +13,12 @@ use uraid_blockio::OpenOptions;
 use uraid_core::{ArrayState as CoreState, MemberId, MemberStanding};
 use uraid_shard::{AddError, FailError, MemberName, ShardHandle, ShardStatus};
 
+use super::device::{DetachError, Device, backend, refuse_members_on_own_device};
+use super::handover::manager_is_there;
 use super::members::Claims;
 use super::newcomer::{self, Newcomer};
 use super::picture::{Facts, status};
-use crate::control::protocol::{Answer, ControlError, ErrorCode, Request};
+use crate::control::protocol::{Answer, ControlError, DeviceStatus, ErrorCode, Request, mkfs_xfs_hint};
 use crate::control::server::ControlHandler;
 use crate::device::identity_of;
 
@@ -36,8 +38,12 @@ pub(super) struct Operator {
     pub(super) claims: Arc<Mutex<Claims>>,
     /// How members are opened.
     pub(super) options: OpenOptions,
+    /// The block device, if the volume is one.
+    pub(super) device: Option<Device>,
     /// Asks the daemon to stop.
     pub(super) stop: mpsc::Sender<()>,
+    /// Asks it to hand over.
+    pub(super) hand_over: mpsc::Sender<()>,
     /// Tells when it has.
     pub(super) ending: watch::Receiver<Ending>,
 }
@@ -47,11 +53,14 @@ impl ControlHandler for Operator {
         match request {
             Request::Status => {
                 let shard = self.look().await?;
-                Ok(Answer::Status(Box::new(status(&self.facts, &shard))))
+                let mut status = status(&self.facts, &shard);
+                status.device = self.device_status(&shard);
+                Ok(Answer::Status(Box::new(status)))
             }
             Request::Fail { member } => self.fail(&member).await.map(Answer::Message),
             Request::Add { member, force } => self.add(member, force).await.map(Answer::Message),
-            Request::Stop => self.stop().await.map(Answer::Message),
+            Request::Stop { force } => self.stop(force).await.map(Answer::Message),
+            Request::HandOver => self.hand_over().await.map(Answer::Message),
         }
     }
 }
@@ -144,13 +153,53 @@ impl Operator {
         if identity_of(path).is_some_and(|identity| self.claims().find(identity).is_some()) {
             return refuse("it is a member of this array already");
         }
+        refuse_members_on_own_device([path], &backend(&self.facts.name)).map_err(refused)?;
         Ok(())
     }
 
-    /// Asks for the stop and waits for it: the answer is given when all is done.
-    async fn stop(&self) -> Result<String, ControlError> {
+    fn device_status(&self, shard: &ShardStatus) -> Option<DeviceStatus> {
+        let attached = self.device.as_ref()?.attached()?;
+        let geometry = &shard.geometry;
+        let link = Path::new("/dev/uraid").join(&self.facts.name);
+        // Made by a rule of udev's, which may not be installed.
+        let leads_there = std::fs::canonicalize(&link).is_ok_and(|to| to == attached.node);
+        Some(DeviceStatus {
+            path: attached.node,
+            links: if leads_there { vec![link] } else { Vec::new() },
+            mkfs_xfs_hint: mkfs_xfs_hint(geometry.chunk_bytes(), geometry.data().into()),
+        })
+    }
+
+    /// Detaches the device, unless somebody uses it, asks for the stop and waits for it: the answer is given
+    /// when all is done.
+    async fn stop(&self, force: bool) -> Result<String, ControlError> {
+        if let Some(device) = self.device.as_ref().filter(|device| device.attached().is_some()) {
+            device.detach(force).await.map_err(|error| match error {
+                DetachError::Held(who) => {
+                    refused(format!("{who}; end that first (`uraid stop --force` would take its disk away)"))
+                }
+                DetachError::Failed(why) => ControlError::new(ErrorCode::Failed, why),
+            })?;
+        }
         // A stop that was asked for twice is one stop.
         let _ = self.stop.try_send(());
+        self.end().await
+    }
+
+    /// Asks for the hand-over and waits until everything is with the service manager.
+    async fn hand_over(&self) -> Result<String, ControlError> {
+        if !manager_is_there() {
+            return Err(refused(
+                "no service manager is there to keep the connections for the next process; `uraid stop` stops \
+                 this one"
+                    .to_owned(),
+            ));
+        }
+        let _ = self.hand_over.try_send(());
+        self.end().await
+    }
+
+    async fn end(&self) -> Result<String, ControlError> {
         let mut ending = self.ending.clone();
         let ended = ending.wait_for(Option::is_some).await.map_err(|_| stopping())?.clone();
         match ended {

@@ -51,6 +51,7 @@ pub(super) fn status(facts: &Facts, shard: &ShardStatus) -> Status {
         sync,
         counters: counters(shard),
         exports: facts.exports.clone(),
+        device: None,
         kernels: kernels(shard),
         engines: Some(engines::status(&facts.engines, shard)),
         mkfs_hint: mkfs_hint(geometry.chunk_bytes(), geometry.data().into()),

@@ -9,8 +9,8 @@ use uraid::control::engines::{
     AlertStatus, BackendOperation, BackendStatus, CpuOperation, EnginesStatus, ReasonCount, UnusedQueue,
 };
 use uraid::control::protocol::{
-    Answer, ArrayState, ControlError, Counters, ErrorCode, MemberState, MemberStatus, Request, Status,
-    SyncKind, SyncStatus, mkfs_hint,
+    Answer, ArrayState, ControlError, Counters, DeviceStatus, ErrorCode, MemberState, MemberStatus, Request,
+    Status, SyncKind, SyncStatus, mkfs_hint, mkfs_xfs_hint,
 };
 use uraid::control::server::{ControlHandler, serve};
 use uraid::control::socket::listen;
@@ -49,6 +49,11 @@ pub(crate) fn example_status() -> Status {
         ],
         sync: Some(SyncStatus::new(SyncKind::Rebuild, 1 << 28, 1 << 29, 1 << 26)),
         counters: Counters::default(),
+        device: Some(DeviceStatus {
+            path: "/dev/nbd0".into(),
+            links: vec!["/dev/uraid/data".into()],
+            mkfs_xfs_hint: mkfs_xfs_hint(65536, 2),
+        }),
         exports: vec!["nbd+unix:///data?socket=/run/uraid/data.sock".to_owned()],
         kernels: [("pq".to_owned(), "avx2".to_owned())].into(),
         engines: Some(example_engines()),
@@ -103,7 +108,7 @@ impl ControlHandler for StandIn {
             Request::Fail { member } if member.ends_with("z") => {
                 Err(ControlError::new(ErrorCode::NotFound, "/m/z is not a member; `uraid status` shows them"))
             }
-            Request::Stop => {
+            Request::Stop { .. } => {
                 self.stop.notify_one();
                 Ok(Answer::Message("stopped, clean".to_owned()))
             }
@@ -166,7 +171,7 @@ fn commands_reach_the_daemon_and_say_what_it_said() {
         Request::Fail { member: "/m/a".into() },
         Request::Add { member: directory.join("m/e"), force: true },
         Request::Fail { member: "/m/z".into() },
-        Request::Stop,
+        Request::Stop { force: false },
     ];
     assert_eq!(asked, expected);
 }

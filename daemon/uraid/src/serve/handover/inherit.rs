@@ -1,0 +1,286 @@
+//! The new process's part: to find out what can be gone on with, and to break what cannot.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nbd_rs::ExportInfo;
+use nix::sys::socket::{Shutdown, shutdown};
+use uraid_shard::NewConnection;
+
+use super::leave::{NETLINK, STATE, inode_of};
+use super::state::{ArrayFacts, Bytes, ConnectionRecord, Descriptor, DeviceRecord, State};
+use super::store;
+
+/// The names of connections begin so.
+const CONNECTION: &str = "nbd-";
+/// And those of listening sockets so.
+const LISTENER: &str = "listen-";
+
+/// What the service manager kept of an earlier process. As long as nothing is done with it, it stays in the
+/// store: a start that fails loses nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Inheritance {
+    descriptors: Vec<(String, OwnedFd)>,
+    state: Option<Read>,
+    /// What there is to be taken out of the store.
+    names: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Read {
+    file: File,
+    state: State,
+    bytes: Bytes,
+}
+
+/// What this process goes on with.
+#[derive(Default)]
+pub(crate) struct Inherited {
+    pub(crate) connections: Vec<NewConnection>,
+    pub(crate) device: Option<DeviceRecord>,
+    /// The socket through which the device was attached; kept also if there is nothing else.
+    pub(crate) netlink: Option<OwnedFd>,
+    /// Whether there were connections that could not be gone on with.
+    pub(crate) broken: bool,
+}
+
+impl Inheritance {
+    /// Takes the descriptors that this process was started with. To be called first of all.
+    pub(crate) fn take() -> Self {
+        let descriptors = match uraid_blockio::inherited() {
+            Ok(descriptors) => descriptors,
+            Err(error) => {
+                tracing::warn!("the descriptors that this process was started with cannot be used: {error}");
+                Vec::new()
+            }
+        };
+        Self::of(descriptors)
+    }
+
+    fn of(descriptors: Vec<(String, OwnedFd)>) -> Self {
+        let mut names: Vec<String> = descriptors.iter().map(|(name, _)| name.clone()).collect();
+        names.retain(|name| name == STATE || [CONNECTION, LISTENER].iter().any(|own| name.starts_with(own)));
+        names.sort();
+        names.dedup();
+        let mut inheritance = Inheritance { descriptors, state: None, names };
+        let mut states = inheritance.take_named(STATE);
+        if let (Some(state), []) = (states.pop(), states.as_slice()) {
+            let file = File::from(state);
+            match State::read(&file) {
+                Ok((state, bytes)) => inheritance.state = Some(Read { file, state, bytes }),
+                Err(error) => tracing::warn!("what an earlier process left is not used: {error}"),
+            }
+        }
+        inheritance
+    }
+
+    /// The listening socket of an address, if an earlier process left it.
+    pub(crate) fn take_listener(&mut self, address: &str) -> Option<OwnedFd> {
+        let state = &self.state.as_ref()?.state;
+        let record = state.listeners.iter().find(|record| record.address == address)?.clone();
+        self.take_described(&record.descriptor)
+    }
+
+    /// Decides about the rest, now that the array is known: connections of this very array are gone on with,
+    /// all others are shut down. From here on nothing that was left is good for another process, and the
+    /// store is emptied.
+    pub(crate) fn settle(mut self, array: &ArrayFacts, export: &ExportInfo) -> Inherited {
+        let netlink = self.take_named(NETLINK).pop();
+        let mut inherited = Inherited { netlink, ..Inherited::default() };
+        if let Some(Read { file, state, bytes }) = self.state.take() {
+            match fits(&state.array, array).and_then(|()| {
+                State::mark_used(&file).map_err(|error| format!("it cannot be marked as used: {error}"))
+            }) {
+                Ok(()) => {
+                    for record in &state.connections {
+                        match self.revive(record, &bytes, export) {
+                            Some(connection) => inherited.connections.push(connection),
+                            None => inherited.broken = true,
+                        }
+                    }
+                    inherited.device = state.device;
+                }
+                Err(why) => tracing::warn!("what an earlier process left is not used: {why}"),
+            }
+        }
+        for (name, socket) in &self.descriptors {
+            if name.starts_with(CONNECTION) {
+                inherited.broken = true;
+                tracing::info!("{name}, a connection of an earlier process, is broken off");
+                // The store keeps a copy, so that closing it would tell nobody. One that is not connected any
+                // more is as good as shut down.
+                let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+            }
+        }
+        // What this process has, or wants to be rid of, is not the manager's to keep any more.
+        for name in &self.names {
+            if let Err(error) = store::remove(name) {
+                tracing::debug!("the service manager keeps {name}: {error}");
+            }
+        }
+        inherited
+    }
+
+    fn revive(
+        &mut self,
+        record: &ConnectionRecord,
+        bytes: &Bytes,
+        export: &ExportInfo,
+    ) -> Option<NewConnection> {
+        let session = record.agreement.session(export)?;
+        let (leftover, unsent) = (bytes.get(record.leftover)?, bytes.get(record.unsent)?);
+        let socket = self.take_described(&record.descriptor)?;
+        let mut connection = match record.kernel {
+            true => NewConnection::kernel(socket, session, record.peer.clone()),
+            false => NewConnection::client(socket, session, Vec::new(), record.peer.clone()),
+        };
+        connection.leftover = leftover.to_vec();
+        connection.unsent = unsent.to_vec();
+        Some(connection)
+    }
+
+    fn take_named(&mut self, wanted: &str) -> Vec<OwnedFd> {
+        self.descriptors.extract_if(.., |(name, _)| name == wanted).map(|(_, fd)| fd).collect()
+    }
+
+    /// The one descriptor of this name that is the one that was described.
+    fn take_described(&mut self, wanted: &Descriptor) -> Option<OwnedFd> {
+        let is_it = |(name, fd): &(String, OwnedFd)| {
+            *name == wanted.name && inode_of(fd).is_ok_and(|inode| inode == wanted.inode)
+        };
+        let at = self.descriptors.iter().position(is_it)?;
+        Some(self.descriptors.swap_remove(at).1)
+    }
+}
+
+fn fits(left: &ArrayFacts, array: &ArrayFacts) -> Result<(), String> {
+    if left.uuid != array.uuid || left.name != array.name {
+        return Err(format!("it is of the array {} ({}), not of this one", left.name, left.uuid));
+    }
+    if left.size != array.size {
+        return Err(format!("the array had {} bytes then, and has {} now", left.size, array.size));
+    }
+    if left.block != array.block || left.flags != array.flags {
+        return Err("clients were told other block sizes or features than there are now".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::handover::leave::{Leaving, state_of};
+    use nbd_rs::{BlockSizes, Features, Headers, Negotiated, Session};
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    fn export() -> ExportInfo {
+        ExportInfo::new("v", 1 << 20, BlockSizes::default(), Features::default()).unwrap()
+    }
+
+    fn facts() -> ArrayFacts {
+        ArrayFacts { uuid: "u".into(), name: "v".into(), size: 1 << 20, block: 512, flags: 1 }
+    }
+
+    /// What a process leaves that has one client and listens at one address, and the client's end.
+    fn left() -> (Vec<(String, OwnedFd)>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let session =
+            Session::new(&export(), &Negotiated { headers: Headers::Structured, ..Negotiated::default() });
+        let mut client = NewConnection::client(theirs.into(), session, b"left".to_vec(), "peer".into());
+        client.unsent = b"unsent".to_vec();
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("s")).unwrap();
+        let leaving = Leaving {
+            array: facts(),
+            export: export(),
+            connections: vec![client],
+            listeners: vec![("unix:/s".to_owned(), listener.into())],
+            device: Some(DeviceRecord { index: 7, sockets: 2 }),
+            netlink: None,
+        };
+        let (state, bytes) = state_of(&leaving).unwrap();
+        let image = state.write(&bytes).unwrap();
+        let mut descriptors = vec![("state".to_owned(), OwnedFd::from(image))];
+        descriptors.extend(leaving.connections.into_iter().map(|one| ("nbd-0".to_owned(), one.socket)));
+        descriptors.extend(leaving.listeners.into_iter().map(|(_, fd)| ("listen-0".to_owned(), fd)));
+        (descriptors, ours)
+    }
+
+    fn is_open(stream: &mut UnixStream) -> bool {
+        stream.set_nonblocking(true).unwrap();
+        stream.read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
+    #[test]
+    fn connections_of_this_array_are_gone_on_with_once() {
+        let (descriptors, mut client) = left();
+        let copy = descriptors.iter().map(|(name, fd)| (name.clone(), fd.try_clone().unwrap())).collect();
+        let mut inheritance = Inheritance::of(descriptors);
+        assert!(inheritance.take_listener("unix:/other").is_none());
+        assert!(inheritance.take_listener("unix:/s").is_some());
+        assert!(inheritance.take_listener("unix:/s").is_none());
+        let inherited = inheritance.settle(&facts(), &export());
+        let [connection] = inherited.connections.as_slice() else { panic!("one connection") };
+        assert_eq!((&connection.leftover[..], &connection.unsent[..]), (&b"left"[..], &b"unsent"[..]));
+        assert!(connection.session.structured() && connection.peer == "peer" && !inherited.broken);
+        assert_eq!(inherited.device, Some(DeviceRecord { index: 7, sockets: 2 }));
+        assert!(is_open(&mut client));
+
+        // Somebody crashed after that: the state is used, so its connection is broken off.
+        let inherited = Inheritance::of(copy).settle(&facts(), &export());
+        assert!(inherited.connections.is_empty() && inherited.device.is_none() && inherited.broken);
+        assert!(!is_open(&mut client));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_broken_off() {
+        for other in [
+            ArrayFacts { uuid: "w".into(), ..facts() },
+            ArrayFacts { name: "w".into(), ..facts() },
+            ArrayFacts { size: 2 << 20, ..facts() },
+            ArrayFacts { flags: 3, ..facts() },
+        ] {
+            let (descriptors, mut client) = left();
+            let inherited = Inheritance::of(descriptors).settle(&other, &export());
+            assert!(inherited.connections.is_empty() && inherited.broken);
+            assert!(!is_open(&mut client));
+            assert!(client.write(b"x").is_err());
+        }
+    }
+
+    #[test]
+    fn without_a_whole_state_nothing_is_used() {
+        // None, two, and one that was cut off.
+        for kind in 0..3 {
+            let (mut descriptors, mut client) = left();
+            let state = descriptors.remove(0);
+            match kind {
+                0 => {}
+                1 => {
+                    descriptors.push((STATE.to_owned(), state.1.try_clone().unwrap()));
+                    descriptors.push(state);
+                }
+                _ => {
+                    let file = File::from(state.1);
+                    file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+                    descriptors.push((STATE.to_owned(), file.into()));
+                }
+            }
+            let inherited = Inheritance::of(descriptors).settle(&facts(), &export());
+            assert!(inherited.connections.is_empty() && inherited.broken, "{kind}");
+            assert!(!is_open(&mut client));
+        }
+    }
+
+    /// A start that fails before the array is known must not spoil it for the next one.
+    #[test]
+    fn a_start_that_fails_loses_nothing() {
+        let (descriptors, mut client) = left();
+        let copy = descriptors.iter().map(|(name, fd)| (name.clone(), fd.try_clone().unwrap())).collect();
+        drop(Inheritance::of(descriptors));
+        let inherited = Inheritance::of(copy).settle(&facts(), &export());
+        assert_eq!(inherited.connections.len(), 1);
+        assert!(is_open(&mut client));
+    }
+}
