@@ -213,8 +213,8 @@ pub mod cmd_flag {
     pub const REQ_ONE: u16 = 1 << 3;
     /// `WRITE_ZEROES`: fail with `ENOTSUP` unless faster than a write.
     pub const FAST_ZERO: u16 = 1 << 4;
-    /// Extended headers only: the length is that of a payload that follows. Needed on `WRITE`, allowed on
-    /// `BLOCK_STATUS`.
+    /// Extended headers only: the length is that of a payload that follows. The draft needs it on
+    /// `WRITE`, where this crate's server does without it; allowed on `BLOCK_STATUS`.
     pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 

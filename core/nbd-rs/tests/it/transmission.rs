@@ -367,7 +367,6 @@ fn oracle(h: &RequestHeader, s: &Session) -> Result<bool, Errno> {
     let takes_payload = extended && [cmd::WRITE, cmd::BLOCK_STATUS].contains(&h.command);
     let flag_is_wrong = h.flags >= 64
         || (bit(32) && !takes_payload)
-        || (extended && h.command == cmd::WRITE && !bit(32))
         || (bit(1) && !f.fua)
         || (bit(2) && h.command != cmd::WRITE_ZEROES)
         || (bit(4) && !(h.command == cmd::READ && s.structured()))
@@ -458,8 +457,22 @@ fn random_header(rng: &mut Rng, session: &Session) -> RequestHeader {
 /// Bytes of payload behind a header.
 fn payload_of(header: &RequestHeader, session: &Session) -> u64 {
     let extended = session.headers().is_extended();
-    let has = if extended { header.flags & 32 != 0 } else { header.command == cmd::WRITE };
+    let has = header.command == cmd::WRITE || (extended && header.flags & 32 != 0);
     if has { header.len } else { 0 }
+}
+
+#[test]
+fn an_extended_write_has_a_payload_whatever_its_flag_says() {
+    let session =
+        session(Features::default(), BlockSizes::default(), SIZE, negotiated_as(Headers::Extended, false));
+    for flags in [0, 32] {
+        let header = RequestHeader { magic: EXTENDED_REQUEST_MAGIC, ..header(cmd::WRITE, flags, 0, 4096) };
+        let Verdict::Execute(request) = validate(&header, &session) else { panic!("{header:?}") };
+        assert_eq!(request.payload_len(), 4096);
+        let header = RequestHeader { offset: SIZE, ..header };
+        let Verdict::Answer(answer) = validate(&header, &session) else { panic!("{header:?}") };
+        assert_eq!((answer.skip, answer.result.unwrap_err().0), (4096, Errno::NoSpc));
+    }
 }
 
 #[test]
@@ -474,7 +487,11 @@ fn validate_agrees_with_the_oracle() {
         match validate(&header, &session) {
             Verdict::Execute(request) => {
                 assert_eq!(oracle(&header, &session), Ok(true), "{}", place());
-                assert_eq!(request.header(session.headers()), header, "{}", place());
+                // What the server does without, our own client sends.
+                let flag =
+                    if session.headers().is_extended() && header.command == cmd::WRITE { 32 } else { 0 };
+                let as_asked = RequestHeader { flags: header.flags | flag, ..header };
+                assert_eq!(request.header(session.headers()), as_asked, "{}", place());
                 assert_eq!(request.payload_len(), payload_of(&header, &session), "{}", place());
                 carried_out += 1;
             }
