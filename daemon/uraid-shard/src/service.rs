@@ -57,6 +57,9 @@ const GRACE: u64 = 2_000_000_000;
 /// Nanoseconds without anything to do after which the thread dozes although an engine computes: a device
 /// that hangs is not worth a processor. What it has to do is seen up to a doze later then.
 const DOZE_AFTER: u64 = 2_000_000;
+/// Nanoseconds that clients are listened to after the array has stopped and the last thing was heard, so that
+/// what they had sent by then is answered and not lost; at most [`GRACE`] in all.
+const LAST_WORDS: u64 = 50_000_000;
 /// How long a doze is.
 const DOZE: Duration = Duration::from_millis(1);
 /// The time given to a stop that nobody set a deadline for.
@@ -103,6 +106,8 @@ pub(crate) struct Service {
     /// Until when to look again instead of sleeping.
     spin_until: Tick,
     stopping: Option<Tick>,
+    /// When the array was first seen to have stopped, and when something was last heard or told since.
+    stopped: Option<LastWords>,
     hand_over: Option<HandOver>,
 }
 
@@ -141,6 +146,7 @@ impl Service {
             last_wait_check: Tick::default(),
             spin_until: Tick::default(),
             stopping: None,
+            stopped: None,
             hand_over: None,
         }
     }
@@ -201,6 +207,7 @@ impl Service {
         self.clients.close_ended();
         self.look_after(now);
         let handed = self.go_on_handing_over(now);
+        self.mind_last_words(now, input.any || delivered);
         if let Some(exit) = self.exit(now) {
             return Ok(Some(exit));
         }
@@ -253,12 +260,26 @@ impl Service {
         !self.line.is_empty() || self.clients.find(Connection::lacks_memory).is_some()
     }
 
+    /// Keeps in mind since when the array has stopped, and since when nobody said anything.
+    fn mind_last_words(&mut self, now: Tick, spoken: bool) {
+        match &mut self.stopped {
+            Some(words) if spoken => words.last = now,
+            Some(_) => {}
+            None if self.runner.stopped().is_some() => {
+                self.stopped = Some(LastWords { since: now, last: now });
+            }
+            None => {}
+        }
+    }
+
     /// Whether it is over: the array has stopped and every answer was taken, or time is up.
     fn exit(&self, now: Tick) -> Option<ShardExit> {
         let deadline = self.stopping?;
         let late = now >= deadline;
         match self.runner.stopped() {
-            Some(clean) if late || self.hand_over.is_some() || self.all_told(now) => {
+            Some(clean)
+                if late || self.hand_over.is_some() || (self.all_told(now) && self.all_heard(now)) =>
+            {
                 Some(ShardExit::Stopped { clean })
             }
             None if late => Some(ShardExit::TimedOut),
@@ -269,6 +290,13 @@ impl Service {
     /// Whether every client was told everything, but for those that do not listen.
     fn all_told(&self, now: Tick) -> bool {
         self.clients.all(|connection| connection.is_quiet() || connection.is_deaf(now, GRACE))
+    }
+
+    /// Whether no client has something to say that it began to say before it could know of the stop.
+    fn all_heard(&self, now: Tick) -> bool {
+        let passed = |then: Tick, nanoseconds: u64| now.0.saturating_sub(then.0) >= nanoseconds;
+        self.clients.len() == 0
+            || self.stopped.is_some_and(|words| passed(words.last, LAST_WORDS) || passed(words.since, GRACE))
     }
 
     /// Does the next thing about a hand-over, if there is one (see [`crate::handover`]). Says whether that
@@ -632,7 +660,7 @@ impl Service {
     /// Sleeps until something can be done.
     fn sleep(&mut self, now: Tick) {
         let waits = self.memory_is_short() || self.runner.stopped().is_some();
-        let check = waits.then(|| Tick(now.0.saturating_add(WAITERS_EVERY)));
+        let check = waits.then(|| Tick(now.0.saturating_add(LAST_WORDS.min(WAITERS_EVERY))));
         // Not before the next sample, which is when it is acted upon.
         let sample = self.last_sample.0.saturating_add(SAMPLE_EVERY);
         let idle = self.clients.idle_at().map(|at| Tick(at.0.max(sample)));
@@ -684,6 +712,13 @@ fn filling(array: &Status) -> impl Iterator<Item = &MemberReport> {
 /// The time that is so far away.
 fn deadline_from(now: Tick, time: Duration) -> Tick {
     Tick(now.0.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)))
+}
+
+/// The time between the end of the array and that of the service.
+#[derive(Clone, Copy)]
+struct LastWords {
+    since: Tick,
+    last: Tick,
 }
 
 /// What a look at all connections found.
