@@ -10,7 +10,7 @@ from harness.shared import on_shared
 
 NAME = b"door"
 FLAGS = (rawnbd.HAS_FLAGS | rawnbd.SEND_FLUSH | rawnbd.SEND_FUA | rawnbd.SEND_TRIM | rawnbd.SEND_ZEROES
-         | rawnbd.MULTI_CONN | rawnbd.SEND_CACHE)
+         | rawnbd.MULTI_CONN | rawnbd.SEND_CACHE | rawnbd.SEND_FAST_ZERO)
 # Members are files on whatever disk the machine has.
 OF_THE_MACHINE = rawnbd.ROTATIONAL
 

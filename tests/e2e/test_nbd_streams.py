@@ -26,9 +26,9 @@ def numbered(number, length=512):
 @on_shared
 def test_a_thousand_requests_deep(t, array):
     """Written and read back with a thousand requests on the way; each answer belongs to its cookie."""
-    for structured in (False, True):
+    for kind in ({}, {"structured": True}, {"extended": True}):
         with Raw(array.socket) as raw:
-            raw.go(structured=structured)
+            raw.go(**kind)
             rnd = random.Random(SEED)
             cookies = [rnd.getrandbits(64) for _ in range(1000)]
             batch = bytearray()
@@ -57,19 +57,19 @@ def pipelined(raw, batch, count):
 def test_mixed_requests_in_flight_keep_their_cookies(t, array):
     """Reads, writes, flushes and errors of all lengths at once: everything is answered once, as itself."""
     rnd = random.Random(SEED + 1)
-    for structured in (False, True):
+    for kind in ({}, {"structured": True}, {"extended": True}):
         with Raw(array.socket) as raw:
-            raw.go(structured=structured, contexts=[b"base:allocation"] if structured else [])
+            raw.go(contexts=[b"base:allocation"] if kind else [], **kind)
             batch, want = bytearray(), {}
             for cookie in range(400):
-                kind = rnd.choice([rawnbd.READ, rawnbd.READ, rawnbd.WRITE, rawnbd.WRITE, rawnbd.FLUSH, rawnbd.TRIM, rawnbd.CACHE,
-                                   rawnbd.WRITE_ZEROES, 42] + [rawnbd.BLOCK_STATUS] * structured)
-                length = 0 if kind == rawnbd.FLUSH else 512 * rnd.choice([1, 1, 8, 8, 129, 256])
-                offset = 0 if kind == rawnbd.FLUSH else rnd.choice([rnd.randrange(0, 200_000), raw.size // 512]) * 512
-                batch += raw.prepare(kind, offset, length, b"\xab" * length if kind == rawnbd.WRITE else b"", cookie=cookie)
+                command = rnd.choice([rawnbd.READ, rawnbd.READ, rawnbd.WRITE, rawnbd.WRITE, rawnbd.FLUSH, rawnbd.TRIM, rawnbd.CACHE,
+                                      rawnbd.WRITE_ZEROES, 42] + [rawnbd.BLOCK_STATUS] * raw.structured)
+                length = 0 if command == rawnbd.FLUSH else 512 * rnd.choice([1, 1, 8, 8, 129, 256])
+                offset = 0 if command == rawnbd.FLUSH else rnd.choice([rnd.randrange(0, 200_000), raw.size // 512]) * 512
+                batch += raw.prepare(command, offset, length, b"\xab" * length if command == rawnbd.WRITE else b"", cookie=cookie)
                 past = offset + length > raw.size
-                want[cookie] = (rawnbd.EINVAL if kind == 42 else
-                                0 if not past else rawnbd.ENOSPC if kind in (rawnbd.WRITE, rawnbd.WRITE_ZEROES) else rawnbd.EINVAL)
+                want[cookie] = (rawnbd.EINVAL if command == 42 else
+                                0 if not past else rawnbd.ENOSPC if command in (rawnbd.WRITE, rawnbd.WRITE_ZEROES) else rawnbd.EINVAL)
             got = pipelined(raw, batch, 400)
             wrong = {c: (got[c].errno, want[c]) for c in want if got[c].errno != want[c]}
             t.check(not wrong, f"errors (got, wanted) {wrong}")

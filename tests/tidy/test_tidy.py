@@ -65,6 +65,22 @@ class Rules(unittest.TestCase):
             self.assertTrue(found([*table[:-1], bad]), bad)
         self.assertEqual(found(table[:-1]), ["row 67 of the concepts is missing"])
 
+    def test_promise_table(self):
+        files = {"test_a.py": "def test_it(t):\n    pass\n", "core/a/src/x.rs": "#[test]\nfn it_works() {}\nfn no_test() {}"}
+
+        def row(name, tests="`test_a.py:test_it`"):
+            return f"| {name} | a promise | {tests} |"
+
+        def found(lines):
+            return [what for _, what in tidy.promise_table(lines, files.get)]
+        table = [row(name) for name in tidy.PROMISES]
+        self.assertEqual(found(["| row | promise | tests |", "|---|---|---|", *table]), [])
+        self.assertEqual(found([*table[:-1], row("W15", "`core/a/src/x.rs:it_works`, `test_a.py:test_it`")]), [])
+        for bad in (row("W15", "`test_a.py:test_other`"), row("W15", "`test_b.py:test_it`"), row("W15", "by eye"), row("W14"), row("W16"),
+                    row("W15", "`core/a/src/x.rs:no_test`"), row("W15") + " more |"):
+            self.assertTrue(found([*table[:-1], bad]), bad)
+        self.assertEqual(found(table[:-1]), ["row W15 of the promises is missing"])
+
     def test_dependency_arrows(self):
         def package(name, home, *needs):
             return {"name": name, "manifest_path": f"/r/{home}/{name}/Cargo.toml", "dependencies": [{"name": n} for n in needs]}

@@ -152,6 +152,50 @@ def concept_violations(root, files):
         yield f"{CONCEPT_TABLE}:{number}: {what}"
 
 
+PROMISE_TABLE = "docs/nbd.md"
+# Items of the handshake, of the transmission, and what servers commonly get wrong.
+PROMISES = [f"{kind}{number}" for kind, count in (("H", 17), ("T", 24), ("W", 15)) for number in range(1, count + 1)]
+TEST_OF = re.compile(r"`([\w./-]+\.(?:py|rs)):(\w+)`")
+
+
+def promise_table(lines, read):
+    """The table of NBD promises is true: each row is there once and names tests that exist. Python files are
+    relative to tests/e2e, Rust files to the root. `read` gives a file's text or None."""
+    rows = set()
+    for number, line in enumerate(lines, 1):
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not line.startswith("|") or not re.fullmatch(r"[HTW]\d+", cells[0]):
+            continue
+        if cells[0] in rows or cells[0] not in PROMISES:
+            yield number, f"row {cells[0]} of the promises, a second time or not one of them"
+        rows.add(cells[0])
+        tests = TEST_OF.findall(cells[-1])
+        if len(cells) != 3 or not tests:
+            yield number, f"row {cells[0]} is not row, promise and tests"
+        for path, test in tests:
+            text = read(path)
+            pattern = rf"(?m)^def {test}\(" if path.endswith(".py") else rf"#\[test\]\s+(?:#\[[^\n]*\]\s+)*fn {test}\("
+            if text is None or not re.search(pattern, text):
+                yield number, f"row {cells[0]}: no test `{test}` in {path}"
+    for row in PROMISES:
+        if row not in rows:
+            yield 1, f"row {row} of the promises is missing"
+
+
+def promise_violations(root, files):
+    """What is wrong with the table of promises."""
+    lines = dict(files).get(PROMISE_TABLE)
+    if lines is None:
+        yield f"{PROMISE_TABLE}:1: is not there"
+        return
+
+    def read(path):
+        file = root / ("tests/e2e" if path.endswith(".py") else "") / path
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+    for number, what in promise_table(lines, read):
+        yield f"{PROMISE_TABLE}:{number}: {what}"
+
+
 def directory_of(package, root):
     """The top-level directory of a workspace package."""
     return Path(package["manifest_path"]).relative_to(root).parts[0]
@@ -189,6 +233,7 @@ def violations(root):
                 yield f"{name}:{number}: {what}"
     yield from dead_links(root, files)
     yield from concept_violations(root, files)
+    yield from promise_violations(root, files)
 
 
 def main():

@@ -127,11 +127,23 @@ class Reply:
         return b"".join(piece for _, piece in sorted(self.pieces))
 
 
+@dataclass
+class OverTls:
+    """Where a connection is to be secured before anything else is said."""
+
+    address: tuple
+    context: ssl.SSLContext
+
+
 class Raw:
-    """A connection on which every byte is ours to choose. `where` is a unix socket's path or (host, port)."""
+    """A connection on which every byte is ours to choose. `where` is a unix socket's path, (host, port), or an
+    `OverTls`: then the greeting and STARTTLS are over already."""
 
     def __init__(self, where, timeout=10):
-        if isinstance(where, tuple):
+        self.secured = isinstance(where, OverTls)
+        if self.secured:
+            self._secure(where, timeout)
+        elif isinstance(where, tuple):
             self.sock = socket.create_connection(where, timeout)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         else:
@@ -142,6 +154,15 @@ class Raw:
         self.structured = self.extended = False
         self.contexts = {}
         self.asked, self.partial = {}, {}
+
+    def _secure(self, where, timeout):
+        """Connects, greets, asks for TLS and starts it."""
+        with Raw(where.address, timeout) as plain:
+            plain.greet()
+            insist(plain.try_option(OPT_STARTTLS) == REP_ACK, "STARTTLS is refused")
+            plain.starttls(where.context, where.address[0])
+            # The socket outlives the connection object that prepared it.
+            self.sock, plain.sock = plain.sock, socket.socket()
 
     def __enter__(self):
         return self
@@ -193,6 +214,9 @@ class Raw:
 
     def greet(self, flags=3):
         """Greeting and client flags (fixed newstyle, no zeroes). Returns the server's flags."""
+        if self.secured:
+            insist(flags == 3, "the client's flags were sent before TLS")
+            return 3
         magic, opt, theirs = struct.unpack(">QQH", self.take(18))
         insist(magic == NBDMAGIC and opt == IHAVEOPT, "not an NBD server")
         self.send(struct.pack(">I", flags))

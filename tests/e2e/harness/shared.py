@@ -7,10 +7,9 @@ still answer, and have let go of every connection.
 
 import atexit
 import functools
-import os
 
 from . import rawnbd
-from .array import Array
+from .array import Array, open_files
 from .case import Case, until
 
 _running = {}
@@ -22,7 +21,7 @@ def on_shared(function):
     def wrapper(t, *arguments):
         array = shared(t)
         t.defer(array.t.log.flush)
-        before = descriptors(array)
+        before = open_files(array)
         try:
             function(t, array, *arguments)
         finally:
@@ -32,7 +31,7 @@ def on_shared(function):
             t.check(raw.go().ask(rawnbd.READ, 0, 512) == 0, "the daemon does not read any more")
             raw.request(rawnbd.DISC, 0, 0)
             raw.expect_end()
-        until("the daemon to close what the test left", lambda: descriptors(array) <= before)
+        until("the daemon to close what the test left", lambda: open_files(array) <= before)
     return wrapper
 
 
@@ -51,8 +50,13 @@ def serve(case):
     """A RAID 6 of 4 members of 128 MiB."""
     array = Array(case, 6, 4, size="128M", name="door")
     line = array.serve("--listen", "tcp:127.0.0.1:0")
-    array.tcp = ("127.0.0.1", int(line.rsplit("tcp:127.0.0.1:", 1)[1].split()[0].strip(",;")))
+    array.tcp = tcp_of(line)
     return array
+
+
+def tcp_of(line):
+    """(host, port) of the loopback address that the daemon says it listens on."""
+    return "127.0.0.1", int(line.rsplit("tcp:127.0.0.1:", 1)[1].split()[0])
 
 
 def forget():
@@ -61,8 +65,3 @@ def forget():
         _running.pop("array")
         _running.pop("case").close()
         atexit.unregister(forget)
-
-
-def descriptors(array):
-    """How many files the daemon has open."""
-    return len(os.listdir(f"/proc/{array.process.pid}/fd"))
