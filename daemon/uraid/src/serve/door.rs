@@ -25,7 +25,7 @@ use super::listen::Listener;
 use super::live::{Live, Settings};
 use super::lobby::{Lobby, Place};
 use super::peers::{Credentials, Peer, Peers};
-use super::tls::{self, Certificates, TlsThreads};
+use super::tls::{self, Certificates, Duty, TlsThreads};
 
 /// A pause when the system has no file descriptor left, for example.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -191,13 +191,13 @@ impl Guest {
         let Some(certificates) = self.settings.certificates.clone() else { return };
         let threads = Arc::clone(&self.door.tls);
         let name = self.name.clone();
-        let task = move |socket: OwnedFd| async move {
+        let task = move |socket: OwnedFd, duty: Duty| async move {
             match S::from_fd(socket) {
-                Ok(stream) => self.go_on_secured(stream, &certificates, &mut handshake).await,
+                Ok(stream) => self.go_on_secured(stream, &certificates, &mut handshake, duty).await,
                 Err(error) => tracing::warn!(peer = self.name, "no TLS: {error}"),
             }
         };
-        let spawned = stream.into_fd().and_then(|socket| threads.spawn(task(socket)));
+        let spawned = stream.into_fd().and_then(|socket| threads.spawn(|duty| task(socket, duty)));
         if let Err(error) = spawned {
             tracing::warn!(peer = name, "no TLS: {error}");
         }
@@ -208,6 +208,7 @@ impl Guest {
         stream: S,
         certificates: &Certificates,
         handshake: &mut ServerHandshake,
+        duty: Duty,
     ) {
         let secured = self.in_time(tls::accept(stream, certificates)).await;
         let mut stream = match secured.and_then(|accepted| accepted.map_err(Dismissed::NoTls)) {
@@ -226,7 +227,7 @@ impl Guest {
         match tls::pair() {
             Ok((ours, shards)) => {
                 self.hand_over(shards, agreed, ConnectionKind::Proxied);
-                if let Err(error) = tls::pump(stream, ours).await {
+                if let Err(error) = tls::pump(stream, ours, duty).await {
                     tracing::debug!(peer, "the TLS connection broke: {error}");
                 }
             }

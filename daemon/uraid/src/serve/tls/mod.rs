@@ -36,9 +36,13 @@ const THREADS_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) struct TlsThreads {
     runtime: Mutex<Option<Runtime>>,
-    /// A receiver is with every task, so that it is known when the last one has ended.
+    /// A receiver is with every task, so that it is known when the last one has done its duty.
     tasks: watch::Sender<()>,
 }
+
+/// Kept by a task while there is something that it still has to tell its client.
+#[derive(Debug)]
+pub(super) struct Duty(#[expect(dead_code, reason = "that it is there is what it says")] watch::Receiver<()>);
 
 impl TlsThreads {
     /// No threads yet.
@@ -46,26 +50,25 @@ impl TlsThreads {
         TlsThreads { runtime: Mutex::new(None), tasks: watch::Sender::new(()) }
     }
 
-    /// Runs a task there.
+    /// Runs a task there, which gets its duty.
     ///
     /// # Errors
     /// The threads cannot be started.
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        task: impl FnOnce(Duty) -> F,
+    ) -> io::Result<()> {
         // It is a place for a value that is whole at all times.
         let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         let runtime = match &mut *runtime {
             Some(runtime) => runtime,
             none => none.insert(start()?),
         };
-        let alive = self.tasks.subscribe();
-        runtime.spawn(async move {
-            task.await;
-            drop(alive);
-        });
+        runtime.spawn(task(Duty(self.tasks.subscribe())));
         Ok(())
     }
 
-    /// Waits until every task has ended, or for so long.
+    /// Waits until every client was told everything, or for so long. That they hang up is not waited for.
     pub(super) async fn finish(&self, within: Duration) {
         if tokio::time::timeout(within, self.tasks.closed()).await.is_err() {
             tracing::debug!("TLS clients did not take their last answers");

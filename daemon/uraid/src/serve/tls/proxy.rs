@@ -18,6 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
+use super::Duty;
+
 /// Bytes in flight in one direction: a few TLS records, so that a system call moves several.
 const BUFFER: usize = 64 << 10;
 /// Room on the way to the shard, as for clients on unix sockets: the longest request that is usual fits.
@@ -40,11 +42,14 @@ pub(in crate::serve) fn pair() -> io::Result<(std::os::unix::net::UnixStream, Ow
 }
 
 /// Pumps until both directions have ended, one broke, or the shard has closed and the client does not
-/// hang up.
+/// hang up. The duty is done when the client has all answers and the shard's end, as far as its socket
+/// takes them.
 pub(in crate::serve) async fn pump<S: AsyncRead + AsyncWrite + Unpin>(
-    mut client: S,
+    client: S,
     ours: std::os::unix::net::UnixStream,
+    duty: Duty,
 ) -> io::Result<()> {
+    let mut client = Client { stream: client, duty: Some(duty) };
     let closed = Arc::new(Notify::new());
     let mut shard = Shard { stream: UnixStream::from_std(ours)?, closed: Arc::clone(&closed) };
     let pumping = copy_bidirectional_with_sizes(&mut client, &mut shard, BUFFER, BUFFER);
@@ -55,6 +60,38 @@ pub(in crate::serve) async fn pump<S: AsyncRead + AsyncWrite + Unpin>(
     tokio::select! {
         pumped = pumping => pumped.map(|_| ()),
         () = lingering => Err(io::Error::new(io::ErrorKind::TimedOut, "the client did not hang up")),
+    }
+}
+
+/// The stream to the client, which knows when everything was said.
+struct Client<S> {
+    stream: S,
+    duty: Option<Duty>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Client<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Client<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        self.duty = None;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -104,12 +141,12 @@ mod tests {
     use super::super::{accept, load};
     use super::*;
 
-    type Client = tokio_rustls::client::TlsStream<tokio::io::DuplexStream>;
+    type Remote = tokio_rustls::client::TlsStream<tokio::io::DuplexStream>;
 
     /// Runs `client` against `shard`, which has a thread of its own and sees plain bytes; says how the pump
     /// ended.
     fn through_the_pump<C: Future<Output = ()>>(
-        client: impl FnOnce(Client) -> C,
+        client: impl FnOnce(Remote) -> C,
         shard: impl FnOnce(std::os::unix::net::UnixStream) + Send + 'static,
     ) -> io::Result<()> {
         let files = Files::new();
@@ -123,11 +160,23 @@ mod tests {
         let pumped = runtime.block_on(async {
             let (near, far) = tokio::io::duplex(1 << 14);
             let (secured, stream) = tokio::join!(accept(near, &certificates), files.connect(far, None));
-            let (pumped, ()) = tokio::join!(pump(secured.unwrap(), ours), client(stream.unwrap()));
+            let (duty, told) = duty();
+            let pumping = async {
+                let pumped = pump(secured.unwrap(), ours, duty).await;
+                assert!(told.is_closed(), "the duty of a task that has ended");
+                pumped
+            };
+            let (pumped, ()) = tokio::join!(pumping, client(stream.unwrap()));
             pumped
         });
         shard.join().unwrap();
         pumped
+    }
+
+    /// A duty, and what says whether it was done.
+    fn duty() -> (Duty, tokio::sync::watch::Sender<()>) {
+        let told = tokio::sync::watch::Sender::new(());
+        (Duty(told.subscribe()), told)
     }
 
     fn pattern(len: usize) -> Vec<u8> {
@@ -137,7 +186,7 @@ mod tests {
     #[test]
     fn bytes_and_ends_pass_through_in_both_directions() {
         const LEN: usize = 3_000_000;
-        let client = |mut stream: Client| async move {
+        let client = |mut stream: Remote| async move {
             stream.write_all(&pattern(LEN)).await.unwrap();
             // close_notify: there will be no more requests; the answers are still wanted.
             stream.shutdown().await.unwrap();
@@ -156,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_client_that_vanishes_ends_what_the_shard_reads() {
-        let client = |mut stream: Client| async move {
+        let client = |mut stream: Remote| async move {
             stream.write_all(b"all of it").await.unwrap();
             stream.flush().await.unwrap();
         };
@@ -171,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_hang_up_is_left_after_a_while() {
-        let client = |mut stream: Client| async move {
+        let client = |mut stream: Remote| async move {
             let mut answers = Vec::new();
             stream.read_to_end(&mut answers).await.unwrap();
             assert_eq!(answers, b"bye");
@@ -183,11 +232,37 @@ mod tests {
         assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
     }
 
+    #[test]
+    fn the_duty_is_done_when_the_client_was_told_everything() {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap().block_on(async {
+            let (ours, shards) = pair().unwrap();
+            let shards = std::os::unix::net::UnixStream::from(shards);
+            // One byte at a time fits.
+            let (near, mut far) = tokio::io::duplex(1);
+            let (duty, told) = duty();
+            let pumping = tokio::spawn(pump(near, ours, duty));
+            (&shards).write_all(b"answer").unwrap();
+            drop(shards);
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert!(!told.is_closed(), "the client has not taken the answer");
+            let mut answer = Vec::new();
+            far.read_to_end(&mut answer).await.unwrap();
+            assert_eq!(answer, b"answer");
+            told.closed().await;
+            assert!(!pumping.is_finished(), "the client has not hung up");
+            drop(far);
+            pumping.await.unwrap().unwrap();
+        });
+    }
+
     /// What a client does not take stays with the shard, but for a bounded part.
     #[test]
     fn a_client_that_does_not_read_stops_the_shard() {
         let (say, said) = std::sync::mpsc::channel();
-        let client = |mut stream: Client| async move {
+        let client = |mut stream: Remote| async move {
             // In real time, for the shard's thread does not know the test's clock.
             let stopped = tokio::task::spawn_blocking(move || said.recv().unwrap()).await.unwrap();
             assert!(stopped < 64 << 20, "{stopped} bytes were taken from the shard");
