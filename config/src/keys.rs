@@ -94,6 +94,10 @@ const KEYS: &[Key] = &[
     fixed("engines.offload", "dualcast", |c| show(&c.engines.offload.dualcast)),
     fixed("engines.offload", "crc32c", |c| show(&c.engines.offload.crc32c)),
     fixed("engines.offload", "copy_crc32c", |c| show(&c.engines.offload.copy_crc32c)),
+    fixed("metrics", "listen", |c| optional(c.metrics.listen.as_ref())),
+    fixed("events", "hook", |c| path(c.events.hook.as_deref())),
+    fixed("events", "on", |c| texts(&c.events.on)),
+    fixed("events", "hook_timeout_s", |c| c.events.hook_timeout.as_secs().to_string()),
 ];
 
 /// Every key that a configuration may hold, in the order of the example.

@@ -13,6 +13,7 @@ use crate::engines::{self, Engines};
 use crate::keys::documented_keys;
 use crate::limits::{self, Limits};
 use crate::name::VolumeName;
+use crate::observe::{self, Events, Metrics};
 use crate::problem::{ConfigError, Problem, Problems};
 use crate::reader::{Reader, Section};
 use crate::size::Size;
@@ -57,6 +58,10 @@ pub struct Config {
     pub sync: Sync,
     /// Accelerators.
     pub engines: Engines,
+    /// What monitoring is told.
+    pub metrics: Metrics,
+    /// What a program of the operator's is told.
+    pub events: Events,
     /// What clients may use up.
     pub limits: Limits,
 }
@@ -222,6 +227,8 @@ impl Config {
             cache: Cache::default(),
             sync: Sync::default(),
             engines: Engines::default(),
+            metrics: Metrics::default(),
+            events: Events::default(),
             limits: Limits::default(),
         }
     }
@@ -315,7 +322,9 @@ fn read_all(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_ok: b
     let limits = reader.section(top, "limits");
     let engines = reader.section(top, "engines");
     let offload = reader.section(engines, "engines.offload");
-    for section in [top, tls, attach, assemble, io, cache, sync, limits, engines] {
+    let metrics = reader.section(top, "metrics");
+    let events = reader.section(top, "events");
+    for section in [top, tls, attach, assemble, io, cache, sync, limits, engines, metrics, events] {
         reader.unknown_keys(section, documented_keys(), &[]);
     }
     reader.unknown_keys(offload, documented_keys(), engines::refused_offloads());
@@ -347,6 +356,8 @@ fn read_all(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_ok: b
         cache: read_cache(reader, cache),
         sync: read_sync(reader, sync),
         engines: engines::read(reader, engines, offload, base),
+        metrics: observe::read_metrics(reader, metrics),
+        events: observe::read_events(reader, events),
         limits: limits::read(reader, limits),
     }
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use uraid_config::{
-    Account, Address, Config, ConfigError, Dsa, EXAMPLE, Engines, Kernel, Problems, Size, Threshold, TlsAt,
-    TlsMode, documented_keys,
+    Account, Address, Config, ConfigError, Dsa, EXAMPLE, Engines, EventKind, Kernel, Problems, Size,
+    Threshold, TlsAt, TlsMode, documented_keys,
 };
 
 fn parse(source: &str) -> Result<Config, String> {
@@ -437,4 +437,30 @@ fn every_optional_setting_is_a_difference() {
             assert!(found.contains(&name), "{name} is not among {found:?}");
         }
     }
+}
+
+#[test]
+fn metrics_and_events_arrive() {
+    let config = parse("members = ['/a']\n").unwrap();
+    assert_eq!((config.metrics.listen, config.events.hook), (None, None));
+    assert_eq!(config.events.on, EventKind::ALL);
+    let config = parse(
+        "members = ['/a']\n[metrics]\nlisten = 'unix:/run/m'\n[events]\nhook = '/usr/bin/mail-me'\n\
+         on = ['degraded', 'rebuild-ended']\nhook_timeout_s = 5\n",
+    )
+    .unwrap();
+    assert_eq!(config.metrics.listen, Some("unix:/run/m".parse().unwrap()));
+    assert_eq!(config.events.hook, Some("/usr/bin/mail-me".into()));
+    assert_eq!(config.events.on, [EventKind::Degraded, EventKind::RebuildEnded]);
+    assert_eq!(config.events.hook_timeout, Duration::from_secs(5));
+    let found = problems(
+        "members = ['/a']\n[metrics]\nlisten = 'tcp:0.0.0.0:9810'\n[events]\nhook = 'mail-me'\n\
+         on = ['degraded', 'rebuild-end', 'degraded']\n",
+    );
+    for (problem, words) in
+        found.iter().zip(["other machines", "absolute path", "did you mean \"rebuild-ended\"", "twice"])
+    {
+        assert!(problem.contains(words), "{problem}");
+    }
+    assert_eq!(found.len(), 4);
 }

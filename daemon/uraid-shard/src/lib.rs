@@ -61,6 +61,8 @@ pub use offload::{
 pub use redundancy::{REDUNDANCY_CONTEXT, redundancy_flag, with_redundancy_context};
 pub use runner::{Fatal, Finished, IoCounters, MemberError, NewRequest, Progress, Runner};
 pub use shard::{AddError, FailError, MemberName, NewConnection, Shard, ShardExit, ShardGone, ShardHandle};
-pub use status::{AlertRecord, ClientCounters, MemberInfo, NoticeRecord, ShardStatus, SyncInfo};
+pub use status::{
+    AlertRecord, ClientCounters, MemberInfo, NoticeRecord, NoticeTotals, ShardStatus, SyncInfo,
+};
 pub use sys::peer_groups;
 pub use terms::Terms;

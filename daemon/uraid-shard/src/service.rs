@@ -654,6 +654,7 @@ impl Service {
             uptime: Duration::from_nanos(now.0),
             stopping: self.stopping.is_some(),
             notices: self.notices.all(),
+            totals: self.notices.totals(),
         }
     }
 

@@ -60,6 +60,8 @@ pub struct ShardStatus {
     pub stopping: bool,
     /// The last notices, the oldest first.
     pub notices: Vec<NoticeRecord>,
+    /// What all notices said, those too that are not kept any more.
+    pub totals: NoticeTotals,
 }
 
 /// One member, with what the core does not know.
@@ -176,16 +178,55 @@ impl AlertLog {
     }
 }
 
+/// What notices said since the start, those too that are not kept any more.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NoticeTotals {
+    /// Bytes that could not be read, and were recovered and rewritten, by the member's index.
+    pub corrected_bytes: Vec<u64>,
+    /// Times that data could neither be read nor recovered.
+    pub unrecovered: u64,
+    /// Stripes whose parity did not match, found by passes that have ended.
+    pub mismatches: u64,
+}
+
+impl NoticeTotals {
+    /// Bytes of a member that were recovered and rewritten.
+    pub fn corrected_of(&self, member: MemberId) -> u64 {
+        self.corrected_bytes.get(usize::from(member.0)).copied().unwrap_or(0)
+    }
+
+    fn count(&mut self, notice: &Notice) {
+        match notice {
+            Notice::ReadErrorCorrected { member, len, .. } => {
+                let index = usize::from(member.0);
+                if self.corrected_bytes.len() <= index {
+                    self.corrected_bytes.resize(index + 1, 0);
+                }
+                if let Some(bytes) = self.corrected_bytes.get_mut(index) {
+                    *bytes = bytes.saturating_add(u64::from(*len));
+                }
+            }
+            Notice::ReadErrorUnrecovered { .. } => self.unrecovered += 1,
+            Notice::SyncFinished { mismatches, .. } => {
+                self.mismatches = self.mismatches.saturating_add(*mismatches);
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Keeps the last notices.
 #[derive(Debug, Default)]
 pub(crate) struct NoticeLog {
     kept: VecDeque<NoticeRecord>,
+    totals: NoticeTotals,
 }
 
 impl NoticeLog {
     /// Takes a notice in; gives the record of it.
     pub(crate) fn add(&mut self, notice: Notice, path: Option<&Path>) -> NoticeRecord {
         let (level, text) = describe(&notice, path);
+        self.totals.count(&notice);
         if self.kept.len() >= NOTICES_KEPT {
             self.kept.pop_front();
         }
@@ -197,6 +238,10 @@ impl NoticeLog {
 
     pub(crate) fn all(&self) -> Vec<NoticeRecord> {
         self.kept.iter().cloned().collect()
+    }
+
+    pub(crate) fn totals(&self) -> NoticeTotals {
+        self.totals.clone()
     }
 }
 
@@ -401,6 +446,12 @@ mod tests {
 
     #[test]
     fn the_last_notices_are_kept() {
+        let mut log = NoticeLog::default();
+        for _ in 0..150 {
+            log.add(Notice::ReadErrorCorrected { member: MemberId(2), offset: 0, len: 4096 }, None);
+        }
+        assert_eq!(log.totals().corrected_of(MemberId(2)), 150 * 4096, "what is not kept is counted");
+        assert_eq!((log.totals().corrected_of(MemberId(3)), log.all().len()), (0, NOTICES_KEPT));
         let mut log = NoticeLog::default();
         for member in 0..150 {
             let notice = Notice::MemberInSync { member: MemberId(member), role: uraid_core::Role(0) };

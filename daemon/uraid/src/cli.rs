@@ -1,6 +1,7 @@
 //! The words of the command line. What they mean is in the module of each command.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use raid6_simd::Selection;
@@ -165,8 +166,23 @@ pub struct StatusArgs {
     /// Print JSON (see docs/json.md).
     #[arg(long)]
     pub json: bool,
+    /// Show it again and again: on a terminal as a live view that q ends, otherwise one block after the
+    /// other.
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
+    /// Seconds between two looks of --watch, from 0.1 to 3600.
+    #[arg(long, value_name = "SECONDS", default_value = "1", requires = "watch", value_parser = interval)]
+    pub interval: Duration,
     /// Name of the array; without name and --control, the only one that runs here.
     pub name: Option<VolumeName>,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "it is a number of seconds".to_owned())?;
+    if !(0.1..=3600.0).contains(&seconds) {
+        return Err("it is from 0.1 to 3600 seconds".to_owned());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 /// `uraid examine`
@@ -345,6 +361,8 @@ mod tests {
             "uraid status --json",
             "uraid status --control /c",
             "uraid status v",
+            "uraid status --watch v",
+            "uraid status --watch --interval 0.5",
             "uraid examine --json a b",
             "uraid fail --control /c a",
             "uraid fail v a",
@@ -379,6 +397,10 @@ mod tests {
             "uraid serve",
             "uraid serve --listen ftp:x a",
             "uraid serve --device /dev/sda a",
+            "uraid status --watch --json",
+            "uraid status --interval 2",
+            "uraid status --watch --interval 0",
+            "uraid status --watch --interval nan",
             "uraid fail",
             "uraid fail a b c",
             "uraid kernels --kernel fastest",

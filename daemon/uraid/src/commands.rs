@@ -12,7 +12,7 @@ use crate::control::client::Client;
 use crate::control::protocol::Request;
 use crate::failure::Failure;
 use crate::{
-    check_config, create, engines, examine, generate, kernels, out, serve, service_stop, status, udev,
+    check_config, create, engines, examine, generate, kernels, out, serve, service_stop, status, udev, watch,
 };
 
 /// Does what the command line says.
@@ -144,7 +144,11 @@ fn absolute_members(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn run_status(args: &StatusArgs) -> Result<(), Failure> {
-    let status = client(&args.target, args.name.as_ref())?.status()?;
+    let client = client(&args.target, args.name.as_ref())?;
+    if args.watch {
+        return watch::run(client, args.interval);
+    }
+    let status = client.status()?;
     status::print(&status, args.json)
 }
 

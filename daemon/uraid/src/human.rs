@@ -19,6 +19,18 @@ pub fn bytes(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
+/// Microseconds with a fitting unit: `99 µs`, `1.2 ms`, `2.0 s`; `-` for none.
+pub fn latency(us: Option<u64>) -> String {
+    match us {
+        None => "-".to_owned(),
+        Some(us) if us < 1000 => format!("{us} µs"),
+        // What would be shown as 1000 is one of the next unit.
+        Some(us) if us < 9_950 => format!("{:.1} ms", us as f64 / 1e3),
+        Some(us) if us < 999_500 => format!("{:.0} ms", us as f64 / 1e3),
+        Some(us) => format!("{:.1} s", us as f64 / 1e6),
+    }
+}
+
 /// Seconds as `5s`, `3min 20s` or `2h 05min`.
 pub fn duration(seconds: u64) -> String {
     let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -77,6 +89,23 @@ mod tests {
             (u64::MAX, "16.0 EiB"),
         ] {
             assert_eq!(bytes(n), text);
+        }
+    }
+
+    #[test]
+    fn latencies_are_short() {
+        assert_eq!(latency(None), "-");
+        for (us, text) in [
+            (0, "0 µs"),
+            (999, "999 µs"),
+            (1000, "1.0 ms"),
+            (9_949, "9.9 ms"),
+            (9_950, "10 ms"),
+            (999_499, "999 ms"),
+            (999_500, "1.0 s"),
+            (16_777_216, "16.8 s"),
+        ] {
+            assert_eq!(latency(Some(us)), text);
         }
     }
 

@@ -7,10 +7,13 @@ use serde::Serialize;
 use uraid_config::Size;
 
 use crate::control::protocol::{
-    ArrayState, DeviceStatus, MemberState, MemberStatus, Status, SyncKind, SyncStatus, VERSION,
+    ArrayState, DeviceStatus, MemberState, MemberStatus, RecentStatus, Status, SyncKind, SyncStatus, VERSION,
 };
 use crate::failure::Failure;
 use crate::{engines, human, out};
+
+/// What there is to say of a broken array.
+pub(crate) const BROKEN: &str = "      more members are gone than parity covers: writes are refused";
 
 /// What `uraid status --json` prints.
 #[derive(Serialize, Debug)]
@@ -57,7 +60,7 @@ pub fn to_text(status: &Status) -> String {
     ];
     lines.extend(status.sync.as_ref().map(progress));
     if status.state == ArrayState::Broken {
-        lines.push("      more members are gone than parity covers: writes are refused".to_owned());
+        lines.push(BROKEN.to_owned());
     }
     lines.extend(missing_roles(status));
     lines.extend(status.members.iter().filter_map(trouble));
@@ -65,6 +68,7 @@ pub fn to_text(status: &Status) -> String {
     lines.extend(status.device.iter().map(device));
     lines.extend(status.exports.iter().map(|uri| format!("      export  {uri}")));
     lines.push(counters(status));
+    lines.extend(status.recent.as_ref().map(recent));
     lines.push(format!("      uuid    {}", status.uuid));
     lines.extend(hints(status));
     lines.join("\n") + "\n"
@@ -108,14 +112,15 @@ fn head(status: &Status) -> String {
 }
 
 /// One character a role: `U` is up, `_` is not.
-fn role_map(status: &Status) -> String {
+pub(crate) fn role_map(status: &Status) -> String {
     let up = |role: u32| {
         status.members.iter().any(|member| member.role == Some(role) && member.state == MemberState::InSync)
     };
     (0..status.raid_disks).map(|role| if up(role) { 'U' } else { '_' }).collect()
 }
 
-fn progress(sync: &SyncStatus) -> String {
+/// A bar, a percentage, and what is left.
+pub(crate) fn progress(sync: &SyncStatus) -> String {
     const CELLS: u64 = 20;
     let done = sync.done_bytes.min(sync.total_bytes);
     let share = |parts: u128| match u128::from(sync.total_bytes) {
@@ -143,7 +148,7 @@ fn progress(sync: &SyncStatus) -> String {
 
 /// A line about each role without a member: what is wanted of the operator, unless a spare is there. A
 /// device that was just added is one for the moment that the array takes to start its rebuild.
-fn missing_roles(status: &Status) -> impl Iterator<Item = String> {
+pub(crate) fn missing_roles(status: &Status) -> impl Iterator<Item = String> {
     let in_state = |state| status.members.iter().filter(move |member| member.state == state);
     let mut spares =
         in_state(MemberState::Spare).filter(|_| !status.read_only).filter_map(|m| m.path.as_ref());
@@ -175,6 +180,24 @@ fn trouble(member: &MemberStatus) -> Option<String> {
     }
 }
 
+/// What clients did lately: `12.0 MiB/s read (3072/s, 120 µs, 99 % within 1.2 ms)`.
+fn recent(recent: &RecentStatus) -> String {
+    let ms = recent.milliseconds.max(1);
+    let per_second = |count: u64| u128::from(count) * 1000 / u128::from(ms);
+    let rate = |bytes: u64| human::bytes(u64::try_from(per_second(bytes)).unwrap_or(u64::MAX));
+    let shown = recent.operations.iter().filter(|one| one.count > 0).map(|one| {
+        let (count, verb) = (per_second(one.count), one.operation.replace('_', " "));
+        let what = match one.operation.as_str() {
+            "flush" => format!("{count} flushes/s ("),
+            _ => format!("{verb} {}/s ({count}/s, ", rate(one.bytes)),
+        };
+        format!("{what}{}, 99 % within {})", human::latency(one.p50_us), human::latency(one.p99_us))
+    });
+    let shown: Vec<String> = shown.collect();
+    let what = if shown.is_empty() { "idle".to_owned() } else { shown.join(", ") };
+    format!("      lately  {what}")
+}
+
 fn counters(status: &Status) -> String {
     let c = &status.counters;
     let mut line = format!(
@@ -201,9 +224,10 @@ fn counters(status: &Status) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::control::protocol::{Counters, mkfs_hint};
+    use crate::control::latency::OperationStatus;
+    use crate::control::protocol::{Counters, MemoryStatus, mkfs_hint};
 
     fn member(path: &str, role: Option<u32>, state: MemberState) -> MemberStatus {
         let present = state != MemberState::Missing;
@@ -216,10 +240,26 @@ mod tests {
             corrected_sectors: 0,
             io: present.then(|| "uring".into()),
             direct: present.then_some(true),
+            operations: Vec::new(),
         }
     }
 
-    fn rebuilding() -> Status {
+    const BOUNDS_US: [u64; 2] = [100, 2000];
+
+    /// Two seconds with some reads and flushes.
+    fn recently() -> RecentStatus {
+        let operation = |word: &str, bytes, buckets: [u64; 3]| {
+            OperationStatus::new(word, bytes, 0, buckets.to_vec(), &BOUNDS_US)
+        };
+        let operations = vec![
+            operation("read", 8 << 20, [2000, 100, 0]),
+            operation("write", 0, [0; 3]),
+            operation("flush", 0, [0, 4, 0]),
+        ];
+        RecentStatus { milliseconds: 2000, operations }
+    }
+
+    pub(crate) fn rebuilding() -> Status {
         Status {
             name: "data".into(),
             uuid: "00112233:44556677:8899aabb:ccddeeff".into(),
@@ -242,6 +282,11 @@ mod tests {
             sync: Some(SyncStatus::new(SyncKind::Rebuild, 128 << 20, 1 << 30, 64 << 20)),
             counters: Counters { connections: 1, reads: 3, read_bytes: 12288, ..Counters::default() },
             device: None,
+            operations: Vec::new(),
+            latency_bounds_us: Vec::new(),
+            memory: MemoryStatus::default(),
+            uptime_seconds: 7500,
+            recent: Some(recently()),
             exports: vec!["nbd+unix:///data?socket=/run/uraid/data.sock".into()],
             kernels: [("pq".to_owned(), "avx2".to_owned())].into(),
             engines: None,
@@ -259,6 +304,7 @@ data : rebuilding raid6 a[0] e[1](R) d[3] b[-](F)
       /d/b failed, 2 errors
       export  nbd+unix:///data?socket=/run/uraid/data.sock
       clients 1 connected, 12.0 KiB read in 3 requests, 0 bytes written in 0 requests, 0 flushes
+      lately  read 4.0 MiB/s (1050/s, 52 µs, 99 % within 1.6 ms), 2 flushes/s (1.1 ms, 99 % within 2.0 ms)
       uuid    00112233:44556677:8899aabb:ccddeeff
       hint    mkfs.ext4 -b 4096 -E stride=16,stripe_width=32 DEVICE
 ";

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod engines;
+pub mod latency;
 pub mod protocol;
 pub mod server;
 pub mod socket;

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::engines::EnginesStatus;
+use super::latency::OperationStatus;
 
 /// The version that is spoken here.
 pub const VERSION: u32 = 1;
@@ -201,6 +202,21 @@ pub struct Status {
     pub sync: Option<SyncStatus>,
     /// Counts since the daemon started.
     pub counters: Counters,
+    /// What clients asked for since then and how long it took, one entry a kind.
+    #[serde(default)]
+    pub operations: Vec<OperationStatus>,
+    /// The upper bounds, inclusive, of the buckets of all operations, in microseconds.
+    #[serde(default)]
+    pub latency_bounds_us: Vec<u64>,
+    /// Memory and what waits for it.
+    #[serde(default)]
+    pub memory: MemoryStatus,
+    /// Seconds since the daemon started.
+    #[serde(default)]
+    pub uptime_seconds: u64,
+    /// What clients did lately; none as long as the daemon has not seen any of it.
+    #[serde(default)]
+    pub recent: Option<RecentStatus>,
     /// NBD URIs under which clients find the export.
     pub exports: Vec<String>,
     /// The block device of this machine that it is, if it is one.
@@ -314,6 +330,23 @@ pub struct MemberStatus {
     pub io: Option<String>,
     /// Whether the page cache is bypassed.
     pub direct: Option<bool>,
+    /// What was asked of it since the daemon started and how long it took, one entry a kind.
+    #[serde(default)]
+    pub operations: Vec<OperationStatus>,
+}
+
+impl MemberState {
+    /// The word as it stands in the JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            MemberState::InSync => "in_sync",
+            MemberState::Rebuilding => "rebuilding",
+            MemberState::Spare => "spare",
+            MemberState::Failed => "failed",
+            MemberState::Missing => "missing",
+            MemberState::Unknown => "unknown",
+        }
+    }
 }
 
 /// How a member is.
@@ -379,6 +412,8 @@ pub struct Counters {
     pub connections: u64,
     /// Client connections ever accepted.
     pub connections_total: u64,
+    /// Those of them that ended because of the client or its socket, other than by its word.
+    pub connections_broken: u64,
     /// Read requests answered.
     pub reads: u64,
     /// Bytes read by clients.
@@ -399,6 +434,34 @@ pub struct Counters {
     pub resync_mismatches: u64,
     /// Parity computations that failed and were retried.
     pub compute_failures: u64,
+}
+
+/// What clients did in the last seconds.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(default)]
+pub struct RecentStatus {
+    /// How long that is.
+    pub milliseconds: u64,
+    /// What they did, one entry a kind.
+    pub operations: Vec<OperationStatus>,
+}
+
+/// Memory and what waits for it. What a daemon does not know is zero.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[serde(default)]
+pub struct MemoryStatus {
+    /// Requests of clients that are worked on.
+    pub requests_in_flight: u64,
+    /// Bytes for the data of requests.
+    pub request_bytes: u64,
+    /// How many of them are in use.
+    pub request_bytes_used: u64,
+    /// Bytes for stripes that are worked on.
+    pub stripe_bytes: u64,
+    /// How many stripes that are.
+    pub stripes: u64,
+    /// Stripes that wait for room.
+    pub stripes_waiting: u64,
 }
 
 /// The command that makes an ext4 file system whose allocation fits the stripes: `stride` is the chunk

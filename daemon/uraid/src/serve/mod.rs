@@ -29,6 +29,7 @@ mod newcomer;
 mod operator;
 mod peers;
 mod picture;
+mod recent;
 mod reload;
 mod tls;
 mod tuning;
@@ -36,7 +37,7 @@ mod tuning;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use md_format::Assembly;
 use nbd_rs::{Contexts, ExportInfo, Headers};
@@ -45,7 +46,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use uraid_blockio::set_io_flusher;
-use uraid_config::{Address, Config, TlsAt};
+use uraid_config::{Address, Config, EventKind, TlsAt};
 use uraid_core::SyncKind;
 use uraid_shard::{
     ConnectionKind, EngineError, NewConnection, Offload, Shard, ShardConfig, ShardExit, ShardHandle, engine,
@@ -62,12 +63,14 @@ use self::live::{Live, Settings};
 use self::members::Claims;
 use self::operator::{Ending, Operator};
 use self::picture::Facts;
+use self::recent::Recent;
 use self::reload::Reloader;
 use self::tls::TlsThreads;
 use crate::assembly;
 use crate::control::server;
+use crate::events::{Event, Events, Hook, Telling};
 use crate::failure::Failure;
-use crate::{human, out};
+use crate::{human, metrics, out};
 
 /// The time to finish what is in flight and mark the array clean.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
@@ -91,6 +94,9 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), Failure> {
     // First of all: nothing else is to be taken for what was left, and threads inherit the rest.
     let mut left = Inheritance::take();
+    // The hook's thread first of all: what is declared here is inherited, and not meant for it.
+    let hook = Hook::prepare(&config.events)
+        .map_err(|error| Failure::operating(format!("the hook's thread cannot be started: {error}")))?;
     declare_io_flusher();
     let (assembly, devices) = assembly::open(&config)?.into_parts();
     let own = backend(&assembly.superblock.short_name());
@@ -107,10 +113,25 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), Failure> {
     let sockets = Sockets::bind(&config, &assembly.superblock.name(), &mut left)?;
     let kept = sockets.kept();
     descriptors::raise_limit(&config, sockets.exports.len());
+    let metrics = config.metrics.listen.as_ref().map(metrics::Endpoint::bind).transpose()?;
     let facts = facts(&config, &assembly, &sockets);
     facts.engines.queues.set(offload.queues());
-    let traits = MemberTraits::of(&members);
-    let plan = Plan { traits, claims, options, facts, offload, settings, file, left, kept };
+    let (events, telling) = Events::new(facts.subject(), hook);
+    let listener = Some(events.listener());
+    let plan = Plan {
+        traits: MemberTraits::of(&members),
+        claims,
+        options,
+        facts,
+        offload,
+        settings,
+        file,
+        left,
+        kept,
+        events,
+        telling,
+        metrics,
+    };
     let shard = ShardConfig {
         name,
         assembly,
@@ -118,7 +139,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), Failure> {
         read_only: config.read_only,
         engine,
         tuning: tuning::tuning(&config),
-        listener: None,
+        listener,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::operating(format!("cannot start: {error}")))?;
@@ -141,6 +162,9 @@ struct Plan {
     left: Inheritance,
     /// For a process after it.
     kept: Vec<Kept>,
+    events: Events,
+    telling: Telling,
+    metrics: Option<metrics::Endpoint>,
 }
 
 /// What is wrong or doubtful about the files and accounts that a configuration names, on this machine.
@@ -177,6 +201,7 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     // Before the array starts, so that no signal can end the program between two superblocks.
     let mut signals = Signals::new().map_err(Failure::operating)?;
     let hangups = signal(SignalKind::hangup()).map_err(Failure::operating)?;
+    let (events, teller) = (plan.events, plan.telling.start());
     let (tell_exit, mut exit) = oneshot::channel();
     let on_exit = move |exit| {
         let _ = tell_exit.send(exit);
@@ -207,6 +232,7 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
         shard: shard.clone(),
         facts,
         claims: Arc::clone(&claims),
+        recent: Recent::default(),
         options: plan.options,
         device: device.clone(),
         stop: ask_stop,
@@ -218,6 +244,7 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&operator)));
     let queues = operator.facts.engines.queues.clone();
     let looking = tokio::spawn(engines::keep_looking(plan.offload, shard.clone(), queues));
+    let monitoring = plan.metrics.map(|endpoint| tokio::spawn(monitor(endpoint, &operator, &events)));
     let reloading = tokio::spawn(reload::at_every(hangups, reloader));
     let mut watch = Watch {
         signals: &mut signals,
@@ -228,7 +255,7 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     };
     let cause = match watch.until_ready(ready).await {
         Ok(attached) => {
-            announce(&operator, &export, &addresses, attached.as_ref()).await;
+            announce(&operator, &export, &addresses, attached.as_ref(), &events).await;
             watch.until_the_end().await
         }
         Err(cause) => cause,
@@ -237,6 +264,7 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     housekeeping.abort();
     looking.abort();
     reloading.abort();
+    monitoring.inspect(JoinHandle::abort);
     let hands_over = matches!(cause, Cause::HandOver);
     if hands_over {
         plan.kept.iter().for_each(Kept::stay);
@@ -277,11 +305,12 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
         Ok(Some(parity)) => Ok(format!("{name} is stopped; {parity}")),
         Err(unclean) => Err(format!("{name}: {unclean}")),
     };
-    if let Ok(text) = &ending {
-        tracing::info!("{text}");
-    }
+    events.tell(match &ending {
+        Ok(text) => Event::new(EventKind::Stopped, text),
+        Err(text) => Event::new(EventKind::StoppedUnclean, text),
+    });
     tell_ending.send_replace(Some(ending));
-    last_words(control).await;
+    tokio::join!(last_words(control), teller.finish(&events));
     if let Some(why) = no_device {
         return Err(Failure::operating(format!("{name} is no block device: {why}")));
     }
@@ -391,6 +420,7 @@ async fn announce(
     export: &ExportInfo,
     addresses: &[Address],
     attached: Option<&device::Attached>,
+    events: &Events,
 ) {
     let facts = &operator.facts;
     let Ok(shard) = operator.look().await else { return };
@@ -403,17 +433,41 @@ async fn announce(
     let mut addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
     addresses.extend(attached.map(|attached| attached.node.display().to_string()));
     let line = format!(
-        "serving {} (raid{}, {members}, {}{}) on {}\n",
+        "serving {} (raid{}, {members}, {}{}) on {}",
         facts.name,
         geometry.level().number(),
         human::bytes(export.size()),
         if facts.read_only { ", read-only" } else { "" },
         addresses.join(" ")
     );
-    if let Err(failure) = out::print(&line) {
+    if let Err(failure) = out::print(&format!("{line}\n")) {
         tracing::warn!("{failure}");
     }
+    events.started(Event::new(EventKind::Started, line), missing);
     manager::ready(&picture::one_line(facts, &shard));
+}
+
+/// Answers whoever monitors the array.
+fn monitor(
+    endpoint: metrics::Endpoint,
+    operator: &Arc<Operator>,
+    events: &Events,
+) -> impl Future<Output = ()> + Send + 'static {
+    tracing::info!("metrics are at {}", endpoint.address());
+    let (operator, counters, started) = (Arc::clone(operator), events.counters(), SystemTime::now());
+    let page = move || {
+        let (operator, events) = (Arc::clone(&operator), Arc::clone(&counters));
+        async move {
+            let shard = operator.look().await.map_err(|error| error.to_string())?;
+            let status = picture::status(&operator.facts, &shard);
+            Ok(metrics::text(&metrics::Source { status: &status, events: &events, started }))
+        }
+    };
+    async move {
+        if let Err(error) = metrics::serve(endpoint, page).await {
+            tracing::error!("metrics are given up: {error}");
+        }
+    }
 }
 
 /// Tells the service manager how things are, and lets go of members that failed.
@@ -423,6 +477,8 @@ async fn keep_house(operator: Arc<Operator>) {
         every.tick().await;
         if let Ok(shard) = operator.look().await {
             manager::alive(&picture::one_line(&operator.facts, &shard));
+            // Whoever asks for the status next is told what was done since.
+            let _ = operator.recent.of(&shard);
         }
     }
 }

@@ -18,7 +18,10 @@ use super::handover::manager_is_there;
 use super::members::Claims;
 use super::newcomer::{self, Newcomer};
 use super::picture::{Facts, status};
-use crate::control::protocol::{Answer, ControlError, DeviceStatus, ErrorCode, Request, mkfs_xfs_hint};
+use super::recent::Recent;
+use crate::control::protocol::{
+    Answer, ControlError, DeviceStatus, ErrorCode, Request, Status, mkfs_xfs_hint,
+};
 use crate::control::server::ControlHandler;
 use crate::device::identity_of;
 
@@ -36,6 +39,8 @@ pub(super) struct Operator {
     pub(super) facts: Facts,
     /// The claims on its members.
     pub(super) claims: Arc<Mutex<Claims>>,
+    /// What clients did lately.
+    pub(super) recent: Recent,
     /// How members are opened.
     pub(super) options: OpenOptions,
     /// The block device, if the volume is one.
@@ -53,9 +58,9 @@ impl ControlHandler for Operator {
         match request {
             Request::Status => {
                 let shard = self.look().await?;
-                let mut status = status(&self.facts, &shard);
-                status.device = self.device_status(&shard);
-                Ok(Answer::Status(Box::new(status)))
+                let recent = self.recent.of(&shard);
+                let device = self.device_status(&shard);
+                Ok(Answer::Status(Box::new(Status { recent, device, ..status(&self.facts, &shard) })))
             }
             Request::Fail { member } => self.fail(&member).await.map(Answer::Message),
             Request::Add { member, force } => self.add(member, force).await.map(Answer::Message),

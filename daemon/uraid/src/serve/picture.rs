@@ -4,13 +4,19 @@
 use std::collections::BTreeMap;
 
 use md_format::Superblock;
-use uraid_core::{ArrayState as CoreState, MemberStanding, Notice, Role, SyncKind as CoreSync};
-use uraid_shard::{MemberInfo, ShardStatus, SyncInfo};
+use uraid_core::{ArrayState as CoreState, MemberStanding, Role, SyncKind as CoreSync};
+use uraid_shard::{
+    ClientOp, ClientOps, LATENCY_BOUNDS, MemberInfo, MemberOp, OpStats, ShardStatus, SyncInfo,
+    latency_bound_us,
+};
 
 use super::engines::{self, EngineFacts};
+use crate::control::latency::OperationStatus;
 use crate::control::protocol::{
-    ArrayState, Counters, MemberState, MemberStatus, StateFacts, Status, SyncKind, SyncStatus, mkfs_hint,
+    ArrayState, Counters, MemberState, MemberStatus, MemoryStatus, StateFacts, Status, SyncKind, SyncStatus,
+    mkfs_hint,
 };
+use crate::events::Subject;
 
 /// The operations whose kernels are named.
 const KERNEL_OPERATIONS: [&str; 3] = ["pq", "recover", "xor"];
@@ -29,6 +35,13 @@ pub(super) struct Facts {
     pub(super) exports: Vec<String>,
     /// Who computes.
     pub(super) engines: EngineFacts,
+}
+
+impl Facts {
+    /// Which array events are about.
+    pub(super) fn subject(&self) -> Subject {
+        Subject { array: self.name.clone(), uuid: self.superblock.set_uuid().to_string() }
+    }
 }
 
 /// The status that operators get.
@@ -50,6 +63,11 @@ pub(super) fn status(facts: &Facts, shard: &ShardStatus) -> Status {
         members: members(shard),
         sync,
         counters: counters(shard),
+        operations: client_operations(&shard.client_ops),
+        latency_bounds_us: bounds_us(),
+        memory: memory(shard),
+        uptime_seconds: shard.uptime.as_secs(),
+        recent: None,
         exports: facts.exports.clone(),
         device: None,
         kernels: kernels(shard),
@@ -139,6 +157,7 @@ fn missing(role: u32) -> MemberStatus {
         corrected_sectors: 0,
         io: None,
         direct: None,
+        operations: Vec::new(),
     }
 }
 
@@ -154,24 +173,18 @@ fn member_status(shard: &ShardStatus, member: &MemberInfo, role: Option<u32>) ->
         },
         events: Some(member.report.events),
         errors: member.report.errors,
-        corrected_sectors: corrected_sectors(shard, member),
+        corrected_sectors: shard.totals.corrected_of(member.report.member) / SECTOR,
         io: member.backend.as_ref().map(|backend| match backend.engine {
             uraid_blockio::Engine::Uring => "uring".to_owned(),
             uraid_blockio::Engine::Sync => "sync".to_owned(),
         }),
         direct: member.backend.as_ref().map(|backend| backend.direct),
+        operations: MemberOp::ALL
+            .iter()
+            .zip(&member.ops)
+            .map(|(op, stats)| operation(op.word(), stats, &bounds_us()))
+            .collect(),
     }
-}
-
-/// Counted from the notices that the shard keeps, so at least this many.
-fn corrected_sectors(shard: &ShardStatus, of: &MemberInfo) -> u64 {
-    let corrected = shard.notices.iter().map(|record| match &record.notice {
-        Notice::ReadErrorCorrected { member, len, .. } if *member == of.report.member => {
-            u64::from(*len) / SECTOR
-        }
-        _ => 0,
-    });
-    corrected.sum()
 }
 
 fn sync_status(sync: &SyncInfo, strip_bytes: u32) -> SyncStatus {
@@ -189,17 +202,12 @@ fn sync_kind(kind: CoreSync) -> SyncKind {
 
 fn counters(shard: &ShardStatus) -> Counters {
     let clients = &shard.clients;
-    let notices = || shard.notices.iter().map(|record| &record.notice);
-    let unrecovered = notices().filter(|notice| matches!(notice, Notice::ReadErrorUnrecovered { .. }));
-    let resynced = notices().map(|notice| match notice {
-        Notice::SyncFinished { kind: CoreSync::Resync, mismatches, .. } => *mismatches,
-        _ => 0,
-    });
     let resyncing =
         shard.sync.as_ref().filter(|sync| sync.kind == CoreSync::Resync).map_or(0, |sync| sync.mismatches);
     Counters {
         connections: shard.connections as u64,
         connections_total: clients.connections,
+        connections_broken: clients.broken_connections,
         reads: clients.reads,
         read_bytes: clients.read_bytes,
         writes: clients.writes.saturating_add(clients.zeroes),
@@ -207,9 +215,38 @@ fn counters(shard: &ShardStatus) -> Counters {
         flushes: clients.flushes,
         requests_failed: clients.errors,
         read_errors_corrected: shard.array.corrected_blocks,
-        read_errors_unrecovered: unrecovered.count() as u64,
-        resync_mismatches: resynced.sum::<u64>().saturating_add(resyncing),
+        read_errors_unrecovered: shard.totals.unrecovered,
+        resync_mismatches: shard.totals.mismatches.saturating_add(resyncing),
         compute_failures: shard.io.chain_errors,
+    }
+}
+
+/// The bounds of all buckets.
+pub(super) fn bounds_us() -> Vec<u64> {
+    (0..LATENCY_BOUNDS).filter_map(latency_bound_us).collect()
+}
+
+fn operation(word: &str, stats: &OpStats, bounds_us: &[u64]) -> OperationStatus {
+    let latency = &stats.latency;
+    OperationStatus::new(word, stats.bytes, latency.sum_ns / 1000, latency.counts.to_vec(), bounds_us)
+}
+
+/// What clients asked for, in the words of the protocol.
+pub(super) fn client_operations(ops: &ClientOps) -> Vec<OperationStatus> {
+    let bounds_us = bounds_us();
+    ClientOp::ALL.iter().zip(ops).map(|(op, stats)| operation(op.word(), stats, &bounds_us)).collect()
+}
+
+fn memory(shard: &ShardStatus) -> MemoryStatus {
+    let geometry = &shard.geometry;
+    let stripe = u64::from(geometry.strip_bytes()).saturating_mul(geometry.members().into());
+    MemoryStatus {
+        requests_in_flight: shard.requests_in_flight as u64,
+        request_bytes: shard.pool_bytes as u64,
+        request_bytes_used: shard.pool_in_use as u64,
+        stripe_bytes: stripe.saturating_mul(shard.cache_slots.into()),
+        stripes: shard.cache_slots.into(),
+        stripes_waiting: shard.array.slot_waiters as u64,
     }
 }
 

@@ -4,10 +4,15 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use uraid::events::EventCounters;
+use uraid::metrics;
+
 use crate::status::example_status;
 use crate::support::Bench;
 
 const DOCUMENT: &str = include_str!("../../../../docs/json.md");
+const METRICS_DOCUMENT: &str = include_str!("../../../../docs/metrics.md");
+const DASHBOARD: &str = include_str!("../../../../docs/grafana-uraid.json");
 
 /// The fields in the first column of the tables of one chapter, as `path.to.field`.
 fn documented(chapter: &str) -> BTreeSet<String> {
@@ -40,6 +45,86 @@ fn status_is_documented() {
     let mut printed = BTreeSet::new();
     fields("", &json, &mut printed);
     assert_eq!(printed, documented("`uraid status --json`"));
+}
+
+/// The metrics of an array at work.
+fn example_metrics() -> String {
+    let (status, events) = (example_status(), EventCounters::default());
+    let started = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_795_364_150);
+    metrics::text(&metrics::Source { status: &status, events: &events, started })
+}
+
+#[test]
+fn metrics_are_documented() {
+    let row = |line: &str| {
+        let mut cells = line.strip_prefix("| `uraid_")?.split(" | ");
+        let name = format!("uraid_{}", cells.next()?.trim_end_matches('`'));
+        Some((name, cells.next()?.to_owned()))
+    };
+    let documented: BTreeSet<_> = METRICS_DOCUMENT.lines().filter_map(row).collect();
+    let known: BTreeSet<_> =
+        metrics::names().map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
+    assert_eq!(known, documented);
+}
+
+/// What is written is what the table says: each metric once, with its kind before its samples.
+#[test]
+fn metrics_of_an_array_at_work_are_all_written() {
+    let text = example_metrics();
+    let mut of_type = Vec::new();
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            of_type.push((name.to_owned(), kind.to_owned()));
+        } else if !line.starts_with('#') {
+            let (name, kind) = of_type.last().unwrap();
+            let sample = line.split('{').next().unwrap();
+            let suffix =
+                sample.strip_prefix(name.as_str()).unwrap_or_else(|| panic!("{line} is under {name}"));
+            let suffixes: &[&str] = if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(suffixes.contains(&suffix), "{line}");
+            assert!(line.contains("{array=\"data\""), "{line}");
+        }
+    }
+    let known: Vec<_> = metrics::names().map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
+    assert_eq!(of_type, known);
+    for line in [
+        "uraid_array_state{array=\"data\",state=\"rebuilding\"} 1",
+        "uraid_array_state{array=\"data\",state=\"clean\"} 0",
+        "uraid_member_state{array=\"data\",member=\"/m/b\",state=\"failed\"} 1",
+        "uraid_member_role{array=\"data\",member=\"/m/d\"} 1",
+        "uraid_client_operation_duration_seconds_bucket{array=\"data\",op=\"read\",le=\"0.000008\"} 9",
+        "uraid_client_operation_duration_seconds_bucket{array=\"data\",op=\"read\",le=\"+Inf\"} 10",
+        "uraid_client_operation_duration_seconds_sum{array=\"data\",op=\"read\"} 0.0001",
+        "uraid_sync_remaining_seconds{array=\"data\",kind=\"rebuild\"} 4",
+        "uraid_engine_state{array=\"data\",engine=\"dsa wq0.0\",state=\"quarantined\"} 1",
+        "uraid_start_time_seconds{array=\"data\"} 1795364150",
+    ] {
+        assert!(text.lines().any(|one| one == line), "{line} is not in\n{text}");
+    }
+}
+
+/// Every metric that the dashboard names exists.
+#[test]
+fn the_dashboard_shows_metrics_that_there_are() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let known: BTreeSet<String> = metrics::names()
+        .flat_map(|(name, kind)| match kind {
+            "histogram" => vec![format!("{name}_bucket"), format!("{name}_sum"), format!("{name}_count")],
+            _ => vec![name.to_owned()],
+        })
+        .collect();
+    let mut named = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let words =
+                target["expr"].as_str().unwrap().split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            named.extend(words.filter(|word| word.starts_with("uraid_")).map(str::to_owned));
+        }
+    }
+    assert!(named.len() > 20, "{named:?}");
+    assert!(named.is_subset(&known), "{:?}", named.difference(&known));
+    let text = dashboard.to_string();
+    assert!(text.contains("label_values(uraid_array_state, array)") && dashboard["title"] == "uraid");
 }
 
 #[test]
@@ -138,6 +223,8 @@ fn the_words_of_the_protocol_are_documented() {
         "dedicated",
         "shared",
         "socket",
+        "write_zeroes",
+        "write_meta",
     ] {
         assert!(DOCUMENT.contains(&format!("`{word}`")), "docs/json.md does not say `{word}`");
     }

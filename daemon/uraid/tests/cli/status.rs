@@ -8,9 +8,10 @@ use tokio::sync::Notify;
 use uraid::control::engines::{
     AlertStatus, BackendOperation, BackendStatus, CpuOperation, EnginesStatus, ReasonCount, UnusedQueue,
 };
+use uraid::control::latency::OperationStatus;
 use uraid::control::protocol::{
-    Answer, ArrayState, ControlError, Counters, DeviceStatus, ErrorCode, MemberState, MemberStatus, Request,
-    Status, SyncKind, SyncStatus, mkfs_hint, mkfs_xfs_hint,
+    Answer, ArrayState, ControlError, Counters, DeviceStatus, ErrorCode, MemberState, MemberStatus,
+    MemoryStatus, RecentStatus, Request, Status, SyncKind, SyncStatus, mkfs_hint, mkfs_xfs_hint,
 };
 use uraid::control::server::{ControlHandler, serve};
 use uraid::control::socket::listen;
@@ -28,6 +29,7 @@ pub(crate) fn example_status() -> Status {
         corrected_sectors: 0,
         io: path.map(|_| "uring".to_owned()),
         direct: path.map(|_| true),
+        operations: path.map(|_| operations(&["read", "write", "flush", "write_meta"])).unwrap_or_default(),
     };
     Status {
         name: "data".to_owned(),
@@ -54,11 +56,24 @@ pub(crate) fn example_status() -> Status {
             links: vec!["/dev/uraid/data".into()],
             mkfs_xfs_hint: mkfs_xfs_hint(65536, 2),
         }),
+        operations: operations(&["read", "write", "write_zeroes", "flush"]),
+        latency_bounds_us: BOUNDS_US.to_vec(),
+        memory: MemoryStatus { request_bytes: 128 << 20, ..MemoryStatus::default() },
+        uptime_seconds: 60,
+        recent: Some(RecentStatus { milliseconds: 5000, operations: operations(&["read"]) }),
         exports: vec!["nbd+unix:///data?socket=/run/uraid/data.sock".to_owned()],
         kernels: [("pq".to_owned(), "avx2".to_owned())].into(),
         engines: Some(example_engines()),
         mkfs_hint: mkfs_hint(65536, 2),
     }
+}
+
+const BOUNDS_US: [u64; 3] = [4, 8, 16];
+
+/// Ten operations of each kind.
+fn operations(words: &[&str]) -> Vec<OperationStatus> {
+    let one = |word: &&str| OperationStatus::new(word, 40_960, 100, vec![5, 4, 0, 1], &BOUNDS_US);
+    words.iter().map(one).collect()
 }
 
 /// A work queue that failed once and is out of use.
