@@ -3,11 +3,13 @@ a client may believe of the extents. `Raw` itself checks every extent's rules (h
 """
 
 from harness import rawnbd
+from harness.array import Array
 from harness.rawnbd import Raw, info_data, meta_data
 from harness.shared import on_shared
 
 NAME = b"door"
 BASE = b"base:allocation"
+OURS = b"x-uraid:redundancy"
 
 
 def structured(array):
@@ -215,3 +217,48 @@ def test_set_meta_context_of_an_unknown_export(t, array):
             got = raw.try_option(code, meta_data(b"nothing", [BASE]))
             t.check(got == rawnbd.REP_UNKNOWN, f"option {code} of an unknown export: {got:x}")
         t.check(raw.try_option(rawnbd.OPT_INFO, info_data(NAME)) == rawnbd.REP_ACK, "out of step")
+
+
+@on_shared
+def test_our_own_context(t, array):
+    """Listed with the others and by its namespace, selected by its name alone, and 0 where nothing is missing."""
+    for kind in ({"structured": True}, {"extended": True}):
+        with Raw(array.socket) as raw:
+            raw.greet()
+            raw.negotiate(**kind)
+            t.check(raw.list_contexts([], NAME) == {BASE, OURS}, "all contexts")
+            t.check(raw.list_contexts([b"x-uraid:"], NAME) == {OURS}, "its namespace")
+            t.check(raw.set_contexts([b"x-uraid:"], NAME) == {}, "a namespace selects")
+            both = raw.set_contexts([OURS, BASE], NAME)
+            t.check(sorted(both.values()) == [BASE, OURS], f"both: {both}")
+            raw.describe(rawnbd.OPT_GO, NAME)
+            reply = raw.ask_for(rawnbd.BLOCK_STATUS, 4096, 8 << 20)
+            t.check(reply.errno == 0 and set(reply.extents) == set(both), f"{reply}")
+            t.check(all(status == 0 for extents in reply.extents.values() for _, status in extents), f"{reply.extents}")
+
+
+def test_our_own_context_says_what_is_missing(t):
+    """Bit 0 where a member is missing, bit 2 where the next loss loses data; 0 again after the rebuild."""
+    array = Array(t, 6, 4, size="16M")
+    array.serve()
+
+    def said():
+        with Raw(array.socket) as raw:
+            raw.go(structured=True, contexts=[OURS])
+            found, at = set(), 0
+            while at < raw.size:
+                reply = raw.ask_for(rawnbd.BLOCK_STATUS, at, raw.size - at)
+                t.check(reply.errno == 0, f"{reply}")
+                (extents,) = reply.extents.values()
+                found |= {status for _, status in extents}
+                at += sum(n for n, _ in extents)
+            return found
+    t.check(said() == {0}, f"healthy: {said()}")
+    for index, want in ((0, 1), (1, 5)):
+        array.fail(index)
+        t.check(said() == {want}, f"{index + 1} missing: {said()}")
+    for index in (0, 1):
+        array.add(index)
+    array.wait_rebuilt()
+    t.check(said() == {0}, f"rebuilt: {said()}")
+    array.stop()

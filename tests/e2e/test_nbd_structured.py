@@ -90,6 +90,22 @@ def bad_from(t, good_rows):
     return array, pattern
 
 
+def test_a_read_that_fails_half_way_says_where(t):
+    """The good part comes first, then the first bad byte and the reason."""
+    array, pattern = bad_from(t, 8)
+    border = 8 * ROW
+    with Raw(array.socket) as raw:
+        raw.go(structured=True)
+        start = border - MIB // 2
+        reply = raw.ask_for(rawnbd.READ, start, MIB)
+        t.check(reply.errno == EIO and reply.bad_at is not None, f"no place of the error: {reply.errno} {reply.bad_at} {reply.text}")
+        t.check(border <= reply.bad_at < border + ROW, f"the first bad byte is {reply.bad_at}, the border at {border}")
+        t.check(reply.data() == pattern[start:reply.bad_at], f"{len(reply.data())} good bytes before {reply.bad_at}, or they are wrong")
+        t.check(array.name in reply.text and "/" not in reply.text, f"the text names no volume, or a path: {reply.text}")
+        t.check(raw.read(start, MIB // 2) == pattern[start:border], "what is good cannot be read alone")
+    array.kill()
+
+
 def test_a_simple_read_that_fails_half_way_is_one_error(t):
     """The header is sent when all of it was read: the connection goes on."""
     array, pattern = bad_from(t, 8)
