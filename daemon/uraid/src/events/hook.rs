@@ -3,8 +3,9 @@
 //!
 //! The thread is made before the daemon declares itself a part of a block device (PR_SET_IO_FLUSHER), for
 //! threads and programs inherit that: a hook must not allocate out of what is set aside for writing back,
-//! nor be allowed to go without what others have to wait for. Memory that is locked is not inherited by
-//! programs, and neither are file descriptors. The program gets a clean environment, without the sockets of
+//! nor be allowed to go without what others have to wait for. The thread also gives up the capabilities that
+//! a service manager gave the daemon to hand on (ambient ones): a hook of an unprivileged daemon has none.
+//! Memory that is locked is not inherited by programs, and neither are file descriptors. The program gets a clean environment, without the sockets of
 //! the service manager, and a process group of its own, so that it can be ended with all that it started.
 
 use std::ffi::OsString;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -24,12 +25,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use uraid_config::EventKind;
 
+use super::kinds::may_flood;
 use super::{Event, EventCounters, HookEnd, Subject, to_json};
 
 /// Events that may wait for the hook.
 const QUEUE: usize = 256;
 /// The stack of the thread: it does little.
 const STACK_BYTES: usize = 256 << 10;
+/// How long the program is not run again for an event of a kind that may come in floods: what a client or a
+/// dying disk can cause at will must not crowd out the rest.
+const FLOOD_PAUSE: Duration = Duration::from_secs(10);
 /// How long a program may take to end once it is told to.
 const GRACE: Duration = Duration::from_secs(2);
 /// What the program finds in its environment beside the event, as far as the daemon has it.
@@ -83,7 +88,7 @@ impl Hook {
         let (done, ended) = oneshot::channel();
         // If the thread is gone nobody runs the hook, and the queue says so.
         let _ = self.orders.send(Orders { events, subject, counters: Arc::clone(&counters), done });
-        RunningHook { on: self.plan.on, queue, ended, counters }
+        RunningHook { on: self.plan.on, queue, last: Vec::new(), ended, counters }
     }
 }
 
@@ -92,14 +97,16 @@ impl Hook {
 pub(super) struct RunningHook {
     on: Vec<EventKind>,
     queue: mpsc::Sender<Event>,
+    /// When the program was last run for each kind that may come in floods.
+    last: Vec<(EventKind, Instant)>,
     ended: oneshot::Receiver<()>,
     counters: Arc<EventCounters>,
 }
 
 impl RunningHook {
     /// Has the program run for this event, if it is of a kind that was asked for; does not wait.
-    pub(super) fn call(&self, event: Event) {
-        if !self.on.contains(&event.kind) {
+    pub(super) fn call(&mut self, event: Event) {
+        if !self.on.contains(&event.kind) || self.is_flood(event.kind) {
             return;
         }
         let kind = event.kind;
@@ -107,6 +114,20 @@ impl RunningHook {
             self.counters.count_hook(HookEnd::Dropped);
             tracing::warn!("the hook is not run for {kind}: {QUEUE} events wait for it already");
         }
+    }
+
+    /// Whether the program was run for this kind a moment ago, and it is one that may come in floods.
+    fn is_flood(&mut self, kind: EventKind) -> bool {
+        if !may_flood(kind) {
+            return false;
+        }
+        let now = Instant::now();
+        match self.last.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, last)) if now.saturating_duration_since(*last) < FLOOD_PAUSE => return true,
+            Some((_, last)) => *last = now,
+            None => self.last.push((kind, now)),
+        }
+        false
     }
 
     /// Resolves when the program has run for everything that waits.
@@ -117,7 +138,13 @@ impl RunningHook {
 }
 
 /// The thread.
+///
+/// Without ambient capabilities a program that is run by a user other than root has none; a kernel that does
+/// not know them has none to give.
 fn work(runtime: &Runtime, plan: &Plan, ordered: oneshot::Receiver<Orders>) {
+    if let Err(error) = rustix::thread::clear_ambient_capability_set() {
+        tracing::info!("the hook keeps the daemon's ambient capabilities: {error}");
+    }
     runtime.block_on(async {
         let Ok(Orders { mut events, subject, counters, done }) = ordered.await else { return };
         while let Some(event) = events.recv().await {
@@ -231,7 +258,6 @@ async fn kill(child: &mut Child) {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
-    use std::time::Instant;
 
     use super::*;
 
@@ -254,7 +280,7 @@ mod tests {
         let subject = Subject { array: "tank".into(), uuid: "0:1:2:3".into() };
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let running = hook.start(subject, Arc::clone(&counters));
+            let mut running = hook.start(subject, Arc::clone(&counters));
             events.into_iter().for_each(|event| running.call(event));
             running.finish().await;
         });
@@ -327,6 +353,18 @@ mod tests {
     }
 
     #[test]
+    fn what_may_come_in_floods_does_not_crowd_out_the_rest() {
+        let (directory, mut hook) = hook("echo $1 >>ran", Duration::from_secs(30));
+        hook.plan.on = EventKind::ALL.to_vec();
+        let mut events: Vec<_> =
+            (0..2 * QUEUE).map(|_| Event::new(EventKind::ReadErrorCorrected, "x")).collect();
+        events.push(Event::new(EventKind::Degraded, "a"));
+        events.push(Event::new(EventKind::Degraded, "b"));
+        assert_eq!(call(hook, events), [3, 0, 0, 0]);
+        assert_eq!(read(&directory, "ran"), "read-error-corrected\ndegraded\ndegraded\n");
+    }
+
+    #[test]
     fn what_does_not_fit_the_queue_is_dropped_and_counted() {
         let (_directory, hook) = hook("exit 0", Duration::from_secs(30));
         let counters = Arc::new(EventCounters::default());
@@ -334,7 +372,8 @@ mod tests {
         let (queue, _events) = mpsc::channel(QUEUE);
         let (_done, ended) = oneshot::channel();
         let on = hook.plan.on.clone();
-        let running = RunningHook { on, queue, ended, counters: Arc::clone(&counters) };
+        let last = Vec::new();
+        let mut running = RunningHook { on, queue, last, ended, counters: Arc::clone(&counters) };
         (0..QUEUE + 3).for_each(|_| running.call(Event::new(EventKind::Degraded, "x")));
         assert_eq!(counters.hook(HookEnd::Dropped), 3);
     }

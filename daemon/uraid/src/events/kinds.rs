@@ -112,6 +112,17 @@ pub(super) fn severity(kind: EventKind) -> Severity {
     }
 }
 
+/// Whether a client, or a disk that dies, can cause any number of these.
+pub(super) fn may_flood(kind: EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::ClientRefused
+            | EventKind::ReadErrorCorrected
+            | EventKind::ReadErrorUnrecovered
+            | EventKind::ComputeFailed
+    )
+}
+
 /// The events that news of the shard are, but for those that follow from how many roles are without a
 /// member; in order.
 pub(super) fn of_news(news: News) -> Vec<Event> {

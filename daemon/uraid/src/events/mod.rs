@@ -34,8 +34,6 @@ use self::teller::Teller;
 
 /// Things that may wait to be told.
 const QUEUE: usize = 1024;
-/// How long the last events may take to be told when the daemon ends.
-const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Something that happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -287,14 +285,14 @@ impl Telling {
     }
 }
 
-/// Tells what is left, within [`LAST_WORDS`].
-async fn finish(events: &Events, task: JoinHandle<()>) {
+/// Tells what is left, within `limit`.
+async fn finish(events: &Events, task: JoinHandle<()>, limit: Duration) {
     // Behind everything that happened. If there is no room, nobody is told anything any more.
     let end = async {
         let _ = events.queue.send(Item::End).await;
         let _ = task.await;
     };
-    if tokio::time::timeout(LAST_WORDS, end).await.is_err() {
+    if tokio::time::timeout(limit, end).await.is_err() {
         tracing::warn!("the last events were not told: the journal or the hook takes too long");
     }
 }

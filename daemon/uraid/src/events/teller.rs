@@ -2,6 +2,7 @@
 //! and hands each to the journal or the log, the counters and the hook.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -39,7 +40,7 @@ impl Teller {
                     if !said(journal.as_ref(), &event).await {
                         log(&subject, &event);
                     }
-                    if let Some(hook) = &hook {
+                    if let Some(hook) = &mut hook {
                         hook.call(event);
                     }
                 }
@@ -54,9 +55,9 @@ impl Teller {
         Teller { task }
     }
 
-    /// Tells what is left, the hook too; returns soon, whatever they do.
-    pub async fn finish(self, events: &Events) {
-        finish(events, self.task).await;
+    /// Tells what is left, the hook too; returns after `limit` at the latest.
+    pub async fn finish(self, events: &Events, limit: Duration) {
+        finish(events, self.task, limit).await;
     }
 }
 

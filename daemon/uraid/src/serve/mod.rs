@@ -86,6 +86,11 @@ const LAST_HANDSHAKES: Duration = Duration::from_secs(2);
 /// The time for operators to take their last answers.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// The time to tell the last events, to the hook above all.
+const LAST_EVENTS: Duration = Duration::from_secs(10);
+/// The same when another process waits to go on.
+const LAST_EVENTS_OF_ALL: Duration = Duration::from_millis(200);
+
 /// Serves the volume until it is told to stop. `file` is where the configuration is from, to be read again;
 /// none if that is the command line.
 ///
@@ -310,7 +315,9 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
         Err(text) => Event::new(EventKind::StoppedUnclean, text),
     });
     tell_ending.send_replace(Some(ending));
-    tokio::join!(last_words(control), teller.finish(&events));
+    // The next process begins when this one has ended, and the kernel waits for it.
+    let limit = if hands_over { LAST_EVENTS_OF_ALL } else { LAST_EVENTS };
+    tokio::join!(last_words(control), teller.finish(&events, limit));
     if let Some(why) = no_device {
         return Err(Failure::operating(format!("{name} is no block device: {why}")));
     }
