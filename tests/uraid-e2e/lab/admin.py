@@ -141,7 +141,7 @@ class Admin:
         """A file system, and its line in fstab, as the man page says."""
         force = {"ext4": "-q -F", "xfs": "-q -f"}[volume.fs]
         self.sh(f"mkfs.{volume.fs} {force} {volume.link}", seconds=120)
-        self.sh(f"mkdir -p {volume.mount} && echo '{volume.link} {volume.mount} {volume.fs} nofail,x-systemd.requires={volume.unit} 0 2' >> /etc/fstab"
+        self.sh(f"mkdir -p {volume.mount} && echo '{volume.link} {volume.mount} {volume.fs} nofail,x-systemd.after={volume.unit} 0 2' >> /etc/fstab"
                 " && systemctl daemon-reload", seconds=120)
         self.sh(f"systemctl start {escape(volume.mount)}.mount && findmnt {volume.mount}")
 
