@@ -75,7 +75,8 @@ def start(story, admin, volumes):
             admin.create(volume)
             admin.configure(volume)
             admin.sh(f"systemctl enable --now {volume.unit}", seconds=180)
-            admin.sh(f"test -b {volume.link} && ls -l {volume.link}")
+            # The daemon waits for udev before it says that it is ready, but not for ever.
+            admin.until(f"{volume.link} to be there", lambda v=volume: admin.sh(f"test -b {v.link}", ok=None, log=False).code == 0, 60)
     with story.step("both are resynced"):
         for volume in volumes:
             admin.wait_whole(volume)
