@@ -42,6 +42,8 @@ MIB = 1 << 20
 SAFE = 128 * MIB
 # New stalled connections in one go, so that opening them is no burst of its own.
 STALLED_AT_ONCE = 25
+# Of those that the server closed, replaced every 20 ms: a decoy closes none, and the paces are to be the same.
+REPLACED_AT_ONCE = 1
 # Seconds in which fio works and is not measured: the attack begins in them, behind fio's own connect.
 RAMP_S = 4
 
@@ -59,7 +61,7 @@ def attack(where, seed, size, pace, stalled, begun, stop, count):
         while done < due and not stop.is_set():
             attacker.session()
             done += 1
-        holders.fill(STALLED_AT_ONCE)
+        holders.fill(REPLACED_AT_ONCE)
         time.sleep(0.02)
     with count.get_lock():
         count.value += done
