@@ -233,7 +233,7 @@ def stop(story, admin, volume):
     """A volume that is held is not taken away; what holds it is said."""
     with story.step("systemctl stop while something has it mounted: it waits, and says what") as remark:
         # A mount by hand, which systemd does not know to belong to the volume.
-        admin.sh(f"mkdir -p /mnt/hand && mount {volume.link} /mnt/hand && cp /mnt/hand/kept.bin /mnt/hand/copy.bin")
+        admin.sh(f"umount {volume.mount}; mkdir -p /mnt/hand && mount {volume.link} /mnt/hand && cp /mnt/hand/kept.bin /mnt/hand/copy.bin")
         admin.sh(f"timeout 15 systemctl stop {volume.unit}", ok=None)
         story.check(admin.mounted(Volume("hand", 0, [], "")), "/mnt/hand is gone")
         story.check(admin.digest("/mnt/hand/kept.bin") == volume.kept, "the volume cannot be read any more")
