@@ -48,7 +48,9 @@ impl Settings {
             idle: (!limits.idle.is_zero()).then_some(limits.idle),
             connection: tuning::connection(config),
             allowed: Allowed::resolve(&config.access)?,
-            certificates: tls::load(&config.tls, false).map_err(|error| error.to_string())?,
+            // An expired certificate must not keep a disk away from whoever has it mounted.
+            certificates: tls::load(&config.tls, config.device.is_some())
+                .map_err(|error| error.to_string())?,
             tls: config.tls.clone(),
             list: config.access.list,
         })
