@@ -99,7 +99,7 @@ pub struct EventKindError(String);
 
 impl EventKind {
     /// All there are.
-    pub const ALL: [EventKind; 24] = [
+    pub const ALL: [EventKind; 26] = [
         Self::Started,
         Self::Degraded,
         Self::Restored,
