@@ -62,6 +62,10 @@ pub enum EventKind {
     ResyncStarted,
     /// It ended.
     ResyncEnded,
+    /// A comparison of parity with the data began.
+    ScrubStarted,
+    /// It ended or was broken off.
+    ScrubEnded,
     /// A rebuild began.
     RebuildStarted,
     /// It ended.
@@ -110,6 +114,8 @@ impl EventKind {
         Self::SpareUsed,
         Self::ResyncStarted,
         Self::ResyncEnded,
+        Self::ScrubStarted,
+        Self::ScrubEnded,
         Self::RebuildStarted,
         Self::RebuildEnded,
         Self::Mismatch,
@@ -139,6 +145,8 @@ impl EventKind {
             Self::SpareUsed => "spare-used",
             Self::ResyncStarted => "resync-started",
             Self::ResyncEnded => "resync-ended",
+            Self::ScrubStarted => "scrub-started",
+            Self::ScrubEnded => "scrub-ended",
             Self::RebuildStarted => "rebuild-started",
             Self::RebuildEnded => "rebuild-ended",
             Self::Mismatch => "mismatch",

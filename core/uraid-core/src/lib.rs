@@ -11,7 +11,7 @@ mod slab;
 
 pub use array::{
     AddRefused, Array, ArrayConfig, ArrayState, FailRefused, MemberReport, MemberStanding, Redundancy,
-    StartError, Status, SyncReport,
+    ScrubRefused, StartError, Status, SyncReport,
 };
 pub use geometry::{BLOCK, Geometry, GeometryError, MAX_MEMBERS, MAX_STRIP, Piece, RowPattern};
 

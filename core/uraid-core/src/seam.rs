@@ -128,6 +128,12 @@ pub enum Event {
     /// The operator adds a blank device as a spare; a rebuild starts if a role is free. The runner has
     /// checked its size and that nothing of value is on it.
     AddMember(crate::NewMember),
+    /// The operator wants parity compared with the data on all stripes. It begins when nothing more urgent is
+    /// under way and parity is left to compare; see [`crate::Array::check_scrub`].
+    Scrub {
+        /// Whether parity that does not match is rewritten, beside being counted.
+        repair: bool,
+    },
     /// Finish what is in flight, mark the array clean, then say [`Action::Stopped`].
     Stop,
 }
@@ -341,17 +347,22 @@ pub enum Notice {
         /// Bytes.
         len: u32,
     },
-    /// A resync (parity is made to match the data) or a rebuild (a member is filled) began.
+    /// A resync (parity is made to match the data), a rebuild (a member is filled) or a scrub (parity is
+    /// compared) began.
     SyncStarted {
-        /// Which of the two.
+        /// Which of them.
         kind: SyncKind,
     },
     /// It ended.
     SyncFinished {
-        /// Which of the two.
+        /// Which of them.
         kind: SyncKind,
-        /// Stripes whose parity did not match and was rewritten (resync).
+        /// Stripes whose parity did not match.
         mismatches: u64,
+        /// Whether it was rewritten there: by a resync always, by a scrub if it was asked to.
+        repaired: bool,
+        /// Stripes that could not be compared, or not repaired, and that a scrub passed over.
+        skipped: u64,
         /// False if it was broken off, for example because another member failed.
         complete: bool,
     },
@@ -373,4 +384,6 @@ pub enum SyncKind {
     Resync,
     /// Fill a replacement member.
     Rebuild,
+    /// Compare parity with the data, because the operator wants to know.
+    Scrub,
 }

@@ -69,7 +69,7 @@ fn trouble(world: &mut World) {
     let victim = world.rng.pick(&in_sync);
     // An unsynced array gives no promise about lost members.
     let may_fail = status.missing < parity && !status.resync_due;
-    match world.rng.below(8) {
+    match world.rng.below(9) {
         0 if may_fail && world.array.check_fail(victim).is_ok() => world.tell(Event::FailMember(victim)),
         1 if may_fail => world.disks[usize::from(victim.0)].dead = true,
         2 if may_fail && world.fail_writes_of.is_none() => world.fail_writes_of = Some(victim),
@@ -84,6 +84,11 @@ fn trouble(world: &mut World) {
         // At most two in a life: a third on the same pass would fail it, and rightly so.
         5 if world.compute_faults == 0 && !world.notices.contains(&Notice::ComputeFailed) => {
             world.compute_faults = 1 + world.rng.below(2)
+        }
+        // At any time: it waits until it can begin.
+        6 => {
+            let repair = world.rng.chance(50);
+            world.tell(Event::Scrub { repair });
         }
         _ if status.missing > 0
             && status.members.iter().all(|m| m.standing != MemberStanding::Rebuilding) =>

@@ -233,6 +233,11 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
         self.tell(Event::AddMember(new));
     }
 
+    /// Asks for a scrub, repairing or not. Ask [`array`](Self::array) first.
+    pub fn scrub(&mut self, repair: bool) {
+        self.tell(Event::Scrub { repair });
+    }
+
     /// Asks the array to stop; [`stopped`](Self::stopped) says when it has.
     pub fn stop(&mut self) {
         self.tell(Event::Stop);

@@ -20,7 +20,7 @@ use nbd_rs::Request;
 use nix::sys::eventfd::EventFd;
 use uraid_blockio::{BufPool, Member, MemberIo, MemberSet};
 use uraid_core::{
-    MemberId, MemberReport, MemberStanding, NewMember, Notice, RequestKind, Role, Status, Tick,
+    MemberId, MemberReport, MemberStanding, NewMember, Notice, RequestKind, Role, ScrubRefused, Status, Tick,
 };
 
 use crate::clients::{ClientKey, Clients};
@@ -531,6 +531,7 @@ impl Service {
             Command::Connect(connection) => self.connect(connection, now),
             Command::Status(reply) => reply(self.status(now)),
             Command::Fail(name, reply) => reply(self.fail(&name)),
+            Command::Scrub(repair, reply) => reply(self.scrub(repair)),
             Command::Add(member, device_uuid, reply) => reply(self.add(member, device_uuid)),
             Command::Engine(change) => self.runner.change_engine(change),
             Command::HandOver(HandOverOrder { deadline, reply }) => {
@@ -579,6 +580,12 @@ impl Service {
         self.runner.array().check_fail(member)?;
         self.runner.fail_member(member);
         Ok(member)
+    }
+
+    fn scrub(&mut self, repair: bool) -> Result<(), ScrubRefused> {
+        self.runner.array().check_scrub()?;
+        self.runner.scrub(repair);
+        Ok(())
     }
 
     /// The member of this name; of several that had the same path, the latest.

@@ -14,7 +14,7 @@ use nbd_rs::Session;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use thiserror::Error;
 use uraid_blockio::{Arena, ArenaOptions, AttachError, BufPool, Member, MemberSet};
-use uraid_core::{AddRefused, Array, ArrayConfig, FailRefused, Geometry, MemberId, Role};
+use uraid_core::{AddRefused, Array, ArrayConfig, FailRefused, Geometry, MemberId, Role, ScrubRefused};
 
 use crate::clock::MonotonicClock;
 use crate::config::{POOL_BYTES_MIN, ShardConfig, SpawnError};
@@ -114,6 +114,8 @@ pub(crate) enum Command {
     Connect(NewConnection),
     Status(Reply<ShardStatus>),
     Fail(MemberName, Reply<Result<MemberId, FailError>>),
+    /// Whether it repairs.
+    Scrub(bool, Reply<Result<(), ScrubRefused>>),
     Add(Member, [u8; 16], Reply<Result<MemberId, AddError>>),
     Engine(EngineChange),
     HandOver(HandOverOrder),
@@ -275,6 +277,19 @@ impl ShardHandle {
         reply: impl FnOnce(Result<MemberId, FailError>) + Send + 'static,
     ) -> Result<(), ShardGone> {
         self.tell(Command::Fail(member, Box::new(reply)))
+    }
+
+    /// Compares parity with the data on all stripes, and rewrites what does not match if `repair`; a notice
+    /// tells the end.
+    ///
+    /// # Errors
+    /// [`ShardGone`]; `reply` is dropped, now or later.
+    pub fn scrub(
+        &self,
+        repair: bool,
+        reply: impl FnOnce(Result<(), ScrubRefused>) + Send + 'static,
+    ) -> Result<(), ShardGone> {
+        self.tell(Command::Scrub(repair, Box::new(reply)))
     }
 
     /// Adds an opened device of which everything may be overwritten. If the array misses a member, its

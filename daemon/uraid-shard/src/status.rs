@@ -207,7 +207,7 @@ impl NoticeTotals {
                 }
             }
             Notice::ReadErrorUnrecovered { .. } => self.unrecovered += 1,
-            Notice::SyncFinished { mismatches, .. } => {
+            Notice::SyncFinished { mismatches, repaired: true, .. } => {
                 self.mismatches = self.mismatches.saturating_add(*mismatches);
             }
             _ => {}
@@ -279,12 +279,19 @@ fn describe(notice: &Notice, path: Option<&Path>) -> (Level, String) {
             (Level::ERROR, format!("{who}: {len} bytes at {offset} could not be read nor recovered"))
         }
         Notice::SyncStarted { kind } => (Level::INFO, format!("{} started", name_of(*kind))),
-        Notice::SyncFinished { kind, mismatches, complete: true } => {
-            let found = match (kind, mismatches) {
-                (SyncKind::Resync, n) => format!(", parity of {n} stripes was rewritten"),
-                (SyncKind::Rebuild, _) => String::new(),
+        Notice::SyncFinished { kind, mismatches, repaired, skipped, complete: true } => {
+            let mut found = match (kind, mismatches, repaired) {
+                (SyncKind::Rebuild, ..) => String::new(),
+                (SyncKind::Scrub, 0, _) if *skipped == 0 => ", parity of all stripes matches".to_owned(),
+                (_, n, true) => format!(", parity of {n} stripes was rewritten"),
+                (_, n, false) => format!(", parity of {n} stripes does not match"),
             };
-            (Level::INFO, format!("{} finished{found}", name_of(*kind)))
+            if *skipped > 0 {
+                found += &format!(", {skipped} stripes could not be compared");
+            }
+            let scrub = *kind == SyncKind::Scrub;
+            let level = if scrub && *mismatches + *skipped > 0 { Level::WARN } else { Level::INFO };
+            (level, format!("{} finished{found}", name_of(*kind)))
         }
         Notice::SyncFinished { kind, complete: false, .. } => {
             (Level::WARN, format!("{} was broken off", name_of(*kind)))
@@ -301,6 +308,7 @@ fn name_of(kind: SyncKind) -> &'static str {
     match kind {
         SyncKind::Resync => "resync",
         SyncKind::Rebuild => "rebuild",
+        SyncKind::Scrub => "scrub",
     }
 }
 

@@ -31,6 +31,8 @@ pub enum Command {
     Fail(FailArgs),
     /// Add a device to a running array; a rebuild starts if a member is missing.
     Add(AddArgs),
+    /// Compare parity with the data on all stripes of a running array, and count what does not match.
+    Scrub(ScrubArgs),
     /// Stop a running array cleanly.
     Stop(StopArgs),
     /// What a service unit runs to stop: a restart leaves clients and the block device to the next process.
@@ -223,6 +225,23 @@ pub struct AddArgs {
     pub operands: Vec<PathBuf>,
 }
 
+/// `uraid scrub`
+#[derive(Args, Debug)]
+pub struct ScrubArgs {
+    /// The daemon.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Rewrite parity that does not match, which takes the data for right. What cannot be read is recovered
+    /// and rewritten in either case.
+    #[arg(long)]
+    pub repair: bool,
+    /// Wait for the end; fail if parity does not match and is not rewritten.
+    #[arg(long)]
+    pub wait: bool,
+    /// Name of the array; without name and --control, the only one that runs here.
+    pub name: Option<VolumeName>,
+}
+
 /// `uraid stop`
 #[derive(Args, Debug)]
 pub struct StopArgs {
@@ -367,6 +386,7 @@ mod tests {
             "uraid fail --control /c a",
             "uraid fail v a",
             "uraid add v a --force",
+            "uraid scrub --wait --repair v",
             "uraid stop v",
             "uraid stop --force v",
             "uraid service-stop --unit uraid@v.service v",

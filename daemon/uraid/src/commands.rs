@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use uraid_config::{Address, Config, ConfigError, RUN_DIR, Tls, VolumeName};
 
 use crate::cli::{
-    AddArgs, Cli, Command, FailArgs, ServeArgs, StatusArgs, StopArgs, TargetArgs, TlsArgs, control_socket_of,
+    AddArgs, Cli, Command, FailArgs, ScrubArgs, ServeArgs, StatusArgs, StopArgs, TargetArgs, TlsArgs,
+    control_socket_of,
 };
 use crate::control::client::Client;
 use crate::control::protocol::Request;
@@ -32,6 +33,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(args) => run_status(&args),
         Command::Fail(args) => run_fail(&args),
         Command::Add(args) => run_add(&args),
+        Command::Scrub(args) => run_scrub(&args),
         Command::Stop(args) => run_stop(&args),
         Command::ServiceStop(args) => service_stop::run(&args),
     }
@@ -154,6 +156,11 @@ fn run_status(args: &StatusArgs) -> Result<(), Failure> {
 
 fn run_stop(args: &StopArgs) -> Result<(), Failure> {
     say(&client(&args.target, args.name.as_ref())?, &Request::Stop { force: args.force })
+}
+
+fn run_scrub(args: &ScrubArgs) -> Result<(), Failure> {
+    let request = Request::Scrub { repair: args.repair, wait: args.wait };
+    say(&client(&args.target, args.name.as_ref())?, &request)
 }
 
 fn run_fail(args: &FailArgs) -> Result<(), Failure> {

@@ -133,6 +133,7 @@ pub(crate) fn progress(sync: &SyncStatus) -> String {
     let word = match sync.kind {
         SyncKind::Resync => "resync",
         SyncKind::Rebuild => "rebuild",
+        SyncKind::Scrub => "scrub",
         SyncKind::Unknown => "sync",
     };
     let finish = sync.eta_seconds.map_or("unknown".to_owned(), human::duration);

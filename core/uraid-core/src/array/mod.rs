@@ -37,6 +37,7 @@ pub use redundancy::Redundancy;
 use requests::{Flushes, Request};
 pub use status::{ArrayState, MemberReport, MemberStanding, Status, SyncReport};
 use std::collections::{BTreeMap, VecDeque};
+pub use sync::ScrubRefused;
 use sync::Sync;
 use thiserror::Error;
 
@@ -148,6 +149,8 @@ pub struct Array {
     flushes: Flushes,
     meta: Meta,
     sync: Option<Sync>,
+    /// A scrub was asked for and has not begun; whether it repairs.
+    scrub_wanted: Option<bool>,
     /// Reads and writes of clients happened at this time.
     last_client: Tick,
     last_write: Tick,
@@ -219,6 +222,7 @@ impl Array {
             flushes: Flushes::default(),
             meta,
             sync: None,
+            scrub_wanted: None,
             last_client: Tick::default(),
             last_write: Tick::default(),
             corrected: 0,
@@ -259,6 +263,7 @@ impl Array {
             Event::Timer => {}
             Event::FailMember(member) => self.fail_member(member, "declared failed by the operator"),
             Event::AddMember(new) => self.add_member(&new),
+            Event::Scrub { repair } => self.want_scrub(repair),
             Event::Stop => self.stop(),
         }
     }

@@ -33,6 +33,13 @@ pub(super) enum Kind {
     Sync(SyncKind),
 }
 
+impl Kind {
+    /// Whether parity is compared with the data.
+    fn compares(self) -> bool {
+        matches!(self, Kind::Sync(SyncKind::Resync | SyncKind::Scrub))
+    }
+}
+
 /// A pass under way.
 #[derive(Clone, Debug)]
 pub(super) struct Pass {
@@ -86,7 +93,13 @@ impl Array {
                 return;
             }
             Some(Work::Sync) => match self.sync_kind() {
-                Some(kind) => Pass::new(Kind::Sync(kind), Vec::new(), lanes),
+                Some(kind) => {
+                    if kind == SyncKind::Scrub {
+                        // What the members hold is in question, not what was read from them some time ago.
+                        self.cache.slot_mut(id).lanes.iter_mut().for_each(|l| l.cached = Blocks::NONE);
+                    }
+                    Pass::new(Kind::Sync(kind), Vec::new(), lanes)
+                }
                 None => return self.pass_done(id),
             },
             Some(Work::Read(part)) => {
@@ -152,7 +165,7 @@ impl Array {
             }
             Kind::Write => plan::plan_writes(&view, &pass.parts),
             Kind::Read => plan::plan_reads(&view, &pass.parts, &pass.got),
-            Kind::Sync(SyncKind::Resync) => plan::plan_resync(&view, pass.verdict),
+            Kind::Sync(SyncKind::Resync | SyncKind::Scrub) => plan::plan_resync(&view, pass.verdict),
             Kind::Sync(SyncKind::Rebuild) => {
                 let targets: Lanes = self.rebuild_lanes(stripe).collect();
                 plan::plan_rebuild(&view, &targets)
@@ -234,6 +247,7 @@ impl Array {
     }
 
     pub(super) fn computed(&mut self, id: SlotId, result: Result<Verdict, ComputeFault>) {
+        let repairs = self.sync_repairs();
         let slot = self.cache.slot_mut(id);
         let Some(pass) = &mut slot.pass else { return };
         pass.outstanding = 0;
@@ -248,8 +262,15 @@ impl Array {
             self.notice(Notice::ComputeFailed);
             return if again { self.step_pass(id) } else { self.pass_done(id) };
         };
-        if pass.kind == Kind::Sync(SyncKind::Resync) && pass.verdict.is_none() {
+        if pass.kind.compares() && pass.verdict.is_none() {
             pass.verdict = Some(verdict);
+            let doubtful = verdict.p_bad || verdict.q_bad;
+            if doubtful && pass.kind == Kind::Sync(SyncKind::Scrub) && !repairs {
+                // What cannot be read was recovered from one parity, and the other contradicts. An error that
+                // shows must not become content that may be wrong: only a repair is asked to decide.
+                pass.plan.stores.clear();
+                pass.plan.repaired.clear();
+            }
         }
         self.steps_done(id);
     }
@@ -340,13 +361,15 @@ impl Array {
             let state = &mut slot.lanes[usize::from(lane)];
             state.bad = state.bad.minus(blocks);
         }
-        let mismatch = pass.kind == Kind::Sync(SyncKind::Resync)
+        let mismatch = pass.kind.compares()
             && pass.plan.failed.is_empty()
             && pass.verdict.is_some_and(|v| v.p_bad || v.q_bad);
-        let correct = mismatch && !std::mem::replace(&mut pass.correcting, mismatch);
+        let found = mismatch && !std::mem::replace(&mut pass.correcting, mismatch);
         self.note_repairs(stripe, &repaired);
-        if correct {
+        if found {
             self.count_mismatch();
+        }
+        if found && self.sync_repairs() {
             self.step_pass(id);
         } else {
             self.pass_done(id);

@@ -1,4 +1,8 @@
-//! The background pass: resync (parity is made to match the data) and rebuild (a member is filled).
+//! The background pass: resync (parity is made to match the data), rebuild (a member is filled) and scrub
+//! (parity is compared with the data).
+//!
+//! A scrub changes no superblock, so a crash or a stop in the middle of it leaves the array as it was, but
+//! for what was repaired: parity that did not match before.
 //!
 //! It walks the stripes in order with a few under way at a time, each a pass of its own that queues at
 //! its stripe like any other work. What is finished out of order is kept until the cursor reaches it.
@@ -30,9 +34,24 @@ pub(super) struct Sync {
     /// Members that a rebuild fills.
     targets: BTreeSet<MemberId>,
     pub(super) mismatches: u64,
+    /// Stripes that a scrub could not compare.
+    skipped: u64,
+    /// Parity that does not match is rewritten.
+    pub(super) repair: bool,
     /// No new stripes are begun.
     abort: bool,
     checkpoint: (u64, Tick),
+}
+
+/// Why a scrub is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ScrubRefused {
+    /// The array is served without ever writing to a member, which repairing what cannot be read would do.
+    ReadOnly,
+    /// No parity is left to compare: members are missing, or the array is stopping.
+    NoParity,
+    /// Another pass is under way or due.
+    Busy,
 }
 
 impl Array {
@@ -91,26 +110,34 @@ impl Array {
     }
 
     /// A rebuild goes first: redundancy before tidiness. It waits until the superblocks name its targets.
-    /// A resync needs more parity than the missing members use up.
+    /// A resync needs more parity than the missing members use up, and so does a scrub, which comes last.
     fn begin_sync(&mut self) {
         if self.broken || self.stopping || self.config.read_only || self.spare_wanted() {
             return;
         }
         let rebuilding = || self.members.values().filter(|m| m.state == State::Rebuilding && !m.stuck);
         let from = rebuilding().map(|m| m.rebuilt).min();
+        let stripes = self.geometry.stripes();
         let (kind, start) = match from {
             Some(_) if self.meta.updating() => return,
             Some(from) => (SyncKind::Rebuild, from),
-            None if self.parity_to_spare()
-                && self.meta.resynced < self.geometry.stripes()
-                && !self.meta.resync_stuck =>
-            {
+            None if self.parity_to_spare() && self.meta.resynced < stripes && !self.meta.resync_stuck => {
                 (SyncKind::Resync, self.meta.resynced)
+            }
+            None if self.parity_to_spare()
+                && self.meta.resynced >= stripes
+                && self.scrub_wanted.is_some() =>
+            {
+                (SyncKind::Scrub, 0)
             }
             None => return,
         };
         let targets =
             if kind == SyncKind::Rebuild { rebuilding().map(|m| m.id).collect() } else { BTreeSet::new() };
+        let repair = match kind {
+            SyncKind::Scrub => self.scrub_wanted.take().unwrap_or(false),
+            SyncKind::Resync | SyncKind::Rebuild => true,
+        };
         self.sync = Some(Sync {
             kind,
             next: start,
@@ -119,10 +146,42 @@ impl Array {
             in_flight: 0,
             targets,
             mismatches: 0,
+            skipped: 0,
+            repair,
             abort: false,
             checkpoint: (start, self.now),
         });
         self.notice(Notice::SyncStarted { kind });
+    }
+
+    /// Whether a scrub can be asked for now.
+    ///
+    /// # Errors
+    /// Why it would not begin, or not soon.
+    pub fn check_scrub(&self) -> Result<(), ScrubRefused> {
+        if self.config.read_only {
+            return Err(ScrubRefused::ReadOnly);
+        }
+        if self.broken || self.stopping || !self.parity_to_spare() {
+            return Err(ScrubRefused::NoParity);
+        }
+        let rebuild_due =
+            self.spare_wanted() || self.members.values().any(|m| m.state == State::Rebuilding && !m.stuck);
+        let resync_due = self.meta.resynced < self.geometry.stripes();
+        if self.sync.is_some() || self.scrub_wanted.is_some() || rebuild_due || resync_due {
+            return Err(ScrubRefused::Busy);
+        }
+        Ok(())
+    }
+
+    /// Begins a scrub, now or after what is more urgent.
+    pub(super) fn want_scrub(&mut self, repair: bool) {
+        self.scrub_wanted = Some(repair);
+    }
+
+    /// Whether the pass under way rewrites parity that does not match.
+    pub(super) fn sync_repairs(&self) -> bool {
+        self.sync.as_ref().is_some_and(|s| s.repair)
     }
 
     pub(super) fn count_mismatch(&mut self) {
@@ -135,7 +194,10 @@ impl Array {
     pub(super) fn sync_stripe_done(&mut self, stripe: u64, ok: bool) {
         let Some(sync) = &mut self.sync else { return };
         sync.in_flight -= 1;
-        if !ok {
+        if !ok && sync.kind == SyncKind::Scrub {
+            // What cannot be read has been told; the other stripes are compared all the same.
+            sync.skipped += 1;
+        } else if !ok {
             // Without a log of bad blocks the hole can't be recorded: the pass ends here, and what it
             // would have gone on to rebuild stays marked as not rebuilt.
             if !sync.abort {
@@ -159,6 +221,7 @@ impl Array {
             sync.checkpoint = (cursor, self.now);
         }
         match kind {
+            SyncKind::Scrub => return,
             SyncKind::Resync => self.meta.resynced = self.meta.resynced.max(cursor),
             SyncKind::Rebuild => {
                 for id in &sync.targets {
@@ -176,6 +239,7 @@ impl Array {
     fn mark_stuck(&mut self) {
         let Some(sync) = &self.sync else { return };
         match sync.kind {
+            SyncKind::Scrub => {}
             SyncKind::Resync => self.meta.resync_stuck = true,
             SyncKind::Rebuild => {
                 for id in &sync.targets {
@@ -201,7 +265,7 @@ impl Array {
         if let Some(sync) = &mut self.sync {
             sync.targets.remove(&id);
             sync.abort |= match sync.kind {
-                SyncKind::Resync => broken || !spare,
+                SyncKind::Resync | SyncKind::Scrub => broken || !spare,
                 SyncKind::Rebuild => broken || sync.targets.is_empty(),
             };
         }
@@ -213,12 +277,15 @@ impl Array {
         if sync.in_flight > 0 || (!sync.abort && sync.cursor < stripes) {
             return;
         }
-        let complete = sync.cursor >= stripes && (sync.kind == SyncKind::Resync || !sync.targets.is_empty());
+        let complete = sync.cursor >= stripes && (sync.kind != SyncKind::Rebuild || !sync.targets.is_empty());
         let Some(sync) = self.sync.take() else { return };
         if complete {
             sync.targets.iter().for_each(|&id| self.member_in_sync(id));
         }
-        self.want_update(true);
-        self.notice(Notice::SyncFinished { kind: sync.kind, mismatches: sync.mismatches, complete });
+        if sync.kind != SyncKind::Scrub {
+            self.want_update(true);
+        }
+        let Sync { kind, mismatches, skipped, repair: repaired, .. } = sync;
+        self.notice(Notice::SyncFinished { kind, mismatches, repaired, skipped, complete });
     }
 }

@@ -16,6 +16,8 @@ use crate::failure::Failure;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long it may take to finish what is in flight and write the superblocks.
 const PATIENCE_STOP: Duration = Duration::from_secs(300);
+/// How long it may take to compare every stripe of a large array while it is used.
+const PATIENCE_SCRUB: Duration = Duration::from_secs(365 * 86_400);
 
 /// Talks to the daemon behind one control socket.
 #[derive(Clone, Debug)]
@@ -105,7 +107,8 @@ impl Client {
     pub async fn ask(&self, request: &Request) -> Result<Answer, ClientError> {
         let usual = match request {
             Request::Stop { .. } | Request::HandOver => PATIENCE_STOP,
-            Request::Status | Request::Fail { .. } | Request::Add { .. } => PATIENCE,
+            Request::Scrub { wait: true, .. } => PATIENCE_SCRUB,
+            Request::Status | Request::Fail { .. } | Request::Add { .. } | Request::Scrub { .. } => PATIENCE,
         };
         let patience = self.patience.unwrap_or(usual);
         match tokio::time::timeout(patience, self.converse(request)).await {

@@ -38,6 +38,15 @@ pub enum Request {
         #[serde(default)]
         force: bool,
     },
+    /// Compare parity with the data.
+    Scrub {
+        /// Rewrite parity that does not match.
+        #[serde(default)]
+        repair: bool,
+        /// Answer when it has ended.
+        #[serde(default)]
+        wait: bool,
+    },
     /// Stop cleanly; answered when the array is marked clean and the export is gone. Refused while the volume's
     /// block device is used.
     Stop {
@@ -290,7 +299,7 @@ impl ArrayState {
             StateFacts { parity, lost, .. } if lost > parity => ArrayState::Broken,
             StateFacts { sync: Some(SyncKind::Rebuild), .. } => ArrayState::Rebuilding,
             StateFacts { degraded, .. } if degraded > 0 => ArrayState::Degraded,
-            StateFacts { sync: Some(_), .. } => ArrayState::Resyncing,
+            StateFacts { sync: Some(SyncKind::Resync | SyncKind::Unknown), .. } => ArrayState::Resyncing,
             StateFacts { dirty: true, .. } => ArrayState::Active,
             _ => ArrayState::Clean,
         }
@@ -399,6 +408,8 @@ pub enum SyncKind {
     Resync,
     /// A member is filled.
     Rebuild,
+    /// Parity is compared with the data.
+    Scrub,
     /// A kind that this version does not know.
     #[serde(other)]
     Unknown,
@@ -485,6 +496,10 @@ mod tests {
     fn requests_are_the_documented_lines() {
         for (request, line) in [
             (Request::Status, r#"{"version":1,"command":"status"}"#),
+            (
+                Request::Scrub { repair: true, wait: false },
+                r#"{"version":1,"command":"scrub","repair":true,"wait":false}"#,
+            ),
             (Request::Fail { member: "/m".into() }, r#"{"version":1,"command":"fail","member":"/m"}"#),
             (
                 Request::Add { member: "/m".into(), force: true },

@@ -65,6 +65,8 @@ pub fn message_id(kind: EventKind) -> &'static str {
         EventKind::SpareUsed => "98f7bad3e05a48cf8f33834a294c4a39",
         EventKind::ResyncStarted => "58eeb52504204aab866153cd802290e7",
         EventKind::ResyncEnded => "8879452065ec49999a28fc6b6a62f063",
+        EventKind::ScrubStarted => "1840529cfc654b11a25b6ffa6a33f50d",
+        EventKind::ScrubEnded => "52aeedd62ba04ba7ab66218e1cfa065b",
         EventKind::RebuildStarted => "3034197ef78a4ade9e74d1e0cbb08f91",
         EventKind::RebuildEnded => "3b95a36948624738bc2758299c68c60a",
         EventKind::Mismatch => "3d56856cb78648c092cee81726510b24",
@@ -91,6 +93,8 @@ pub(super) fn severity(kind: EventKind) -> Severity {
         | EventKind::MemberInSync
         | EventKind::ResyncStarted
         | EventKind::ResyncEnded
+        | EventKind::ScrubStarted
+        | EventKind::ScrubEnded
         | EventKind::RebuildStarted
         | EventKind::RebuildEnded
         | EventKind::EngineRevived
@@ -154,10 +158,12 @@ fn of_notice(record: &NoticeRecord) -> Vec<Event> {
         Notice::ReadErrorCorrected { .. } => event(EventKind::ReadErrorCorrected),
         Notice::ReadErrorUnrecovered { .. } => event(EventKind::ReadErrorUnrecovered),
         Notice::SyncStarted { kind: SyncKind::Resync } => event(EventKind::ResyncStarted),
+        Notice::SyncStarted { kind: SyncKind::Scrub } => event(EventKind::ScrubStarted),
         Notice::SyncStarted { kind: SyncKind::Rebuild } => event(EventKind::RebuildStarted),
-        Notice::SyncFinished { kind, mismatches, .. } => {
+        Notice::SyncFinished { kind, mismatches, repaired, .. } => {
             let ended = match kind {
                 SyncKind::Resync => Event { mismatches: Some(mismatches), ..event(EventKind::ResyncEnded) },
+                SyncKind::Scrub => Event { mismatches: Some(mismatches), ..event(EventKind::ScrubEnded) },
                 SyncKind::Rebuild => event(EventKind::RebuildEnded),
             };
             // One that was broken off is told as a warning.
@@ -165,7 +171,8 @@ fn of_notice(record: &NoticeRecord) -> Vec<Event> {
             if mismatches == 0 {
                 return vec![ended];
             }
-            let text = format!("parity of {mismatches} stripes did not match the data, and was rewritten");
+            let done = if repaired { "was rewritten" } else { "was left as it is" };
+            let text = format!("parity of {mismatches} stripes did not match the data, and {done}");
             let found = Event {
                 at: record.at,
                 mismatches: Some(mismatches),

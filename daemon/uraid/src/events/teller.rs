@@ -189,7 +189,17 @@ mod tests {
             failed(2, 1),
             notice(Notice::SyncStarted { kind: rebuild }, 1, vec![("/s".into(), Role(2))]),
             notice(Notice::MemberInSync { member: MemberId(6), role: Role(2) }, 0, Vec::new()),
-            notice(Notice::SyncFinished { kind: rebuild, mismatches: 0, complete: true }, 0, Vec::new()),
+            notice(
+                Notice::SyncFinished {
+                    kind: rebuild,
+                    mismatches: 0,
+                    repaired: true,
+                    skipped: 0,
+                    complete: true,
+                },
+                0,
+                Vec::new(),
+            ),
         ];
         let told = words(&mut Sequence::default(), items);
         let expected = [
@@ -231,7 +241,13 @@ mod tests {
 
     #[test]
     fn mismatches_are_an_event_of_their_own() {
-        let found = Notice::SyncFinished { kind: SyncKind::Resync, mismatches: 3, complete: true };
+        let found = Notice::SyncFinished {
+            kind: SyncKind::Resync,
+            mismatches: 3,
+            repaired: true,
+            skipped: 0,
+            complete: true,
+        };
         let mut sequence = Sequence::default();
         words(&mut sequence, vec![started(0)]);
         let events = sequence.next(notice(found, 0, Vec::new())).0;

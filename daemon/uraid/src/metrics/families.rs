@@ -91,9 +91,9 @@ pub(super) const FAMILIES: &[Family] = &[
     gauge("uraid_array_read_only", &[], "1 if no member is ever written to.", |source, out| {
         out.add(&[], u8::from(source.status.read_only));
     }),
-    gauge("uraid_sync_active", &["kind"], "1 while a resync or a rebuild runs.", |source, out| {
+    gauge("uraid_sync_active", &["kind"], "1 while a resync, a rebuild or a scrub runs.", |source, out| {
         let running = source.status.sync.as_ref().map_or("", |sync| sync_word(sync.kind));
-        out.one_of(&[], &["resync", "rebuild"], running);
+        out.one_of(&[], &["resync", "rebuild", "scrub"], running);
     }),
     gauge("uraid_sync_done_bytes", &["kind"], "Done of each member, while one runs.", |source, out| {
         sync(source, out, |sync| Some(sync.done_bytes));
@@ -390,6 +390,7 @@ fn sync_word(kind: SyncKind) -> &'static str {
     match kind {
         SyncKind::Resync => "resync",
         SyncKind::Rebuild => "rebuild",
+        SyncKind::Scrub => "scrub",
         SyncKind::Unknown => "unknown",
     }
 }

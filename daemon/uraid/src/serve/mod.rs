@@ -31,6 +31,7 @@ mod peers;
 mod picture;
 mod recent;
 mod reload;
+mod scrub;
 mod tls;
 mod tuning;
 

@@ -64,6 +64,7 @@ impl ControlHandler for Operator {
             }
             Request::Fail { member } => self.fail(&member).await.map(Answer::Message),
             Request::Add { member, force } => self.add(member, force).await.map(Answer::Message),
+            Request::Scrub { repair, wait } => self.scrub(repair, wait).await.map(Answer::Message),
             Request::Stop { force } => self.stop(force).await.map(Answer::Message),
             Request::HandOver => self.hand_over().await.map(Answer::Message),
         }
@@ -223,7 +224,7 @@ async fn in_background<T: Send + 'static>(
     done.map_err(|error| ControlError::new(ErrorCode::Failed, error))?
 }
 
-async fn answer<T>(told: oneshot::Receiver<T>) -> Result<T, ControlError> {
+pub(super) async fn answer<T>(told: oneshot::Receiver<T>) -> Result<T, ControlError> {
     match tokio::time::timeout(PATIENCE, told).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) => Err(stopping()),
@@ -235,7 +236,7 @@ async fn answer<T>(told: oneshot::Receiver<T>) -> Result<T, ControlError> {
     }
 }
 
-fn stopping() -> ControlError {
+pub(super) fn stopping() -> ControlError {
     ControlError::new(ErrorCode::Stopping, "the daemon is stopping")
 }
 

@@ -197,6 +197,7 @@ fn sync_kind(kind: CoreSync) -> SyncKind {
     match kind {
         CoreSync::Resync => SyncKind::Resync,
         CoreSync::Rebuild => SyncKind::Rebuild,
+        CoreSync::Scrub => SyncKind::Scrub,
     }
 }
 

@@ -14,5 +14,6 @@ mod loops;
 mod operators;
 #[cfg(test)]
 mod refusals;
+mod scrub;
 #[cfg(test)]
 mod world;
