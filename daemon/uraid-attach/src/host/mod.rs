@@ -100,6 +100,21 @@ impl Host {
         })
     }
 
+    /// Whether a device is attached to nothing, for certain: what cannot be read, for want of file
+    /// descriptors for example, is no sign of that.
+    pub fn is_detached(&self, index: u32) -> bool {
+        read_trimmed(&self.sys(&format!("block/nbd{index}/pid"))).is_err_and(|error| is_absent(&error))
+    }
+
+    /// Whether a device is, for certain, not attached with this backend: detached, or attached to something
+    /// else meanwhile. Only for kernels that show backends, which those before Linux 5.14 do not.
+    pub fn is_not_of(&self, index: u32, backend: &str) -> bool {
+        match read_trimmed(&self.sys(&format!("block/nbd{index}/backend"))) {
+            Ok(shown) => shown != backend,
+            Err(error) => is_absent(&error),
+        }
+    }
+
     /// The attached device with this backend.
     ///
     /// # Errors
@@ -139,7 +154,7 @@ impl Host {
     /// [`AttachError::TooLate`].
     pub fn wait_until_detached(&self, index: u32, within: Duration) -> Result<(), AttachError> {
         let what = || format!("nbd{index} to be let go of by everybody who has it open");
-        poll_until(what, within, || self.attached(index).is_none().then_some(()))
+        poll_until(what, within, || self.is_detached(index).then_some(()))
     }
 
     /// Has the kernel forget the partitions of a device that was detached: it shows them until somebody
@@ -182,6 +197,11 @@ impl Host {
     fn device_number(&self, name: &str) -> Option<(u64, u64)> {
         parse_number(&read_trimmed(&self.sys(&format!("class/block/{name}/dev"))).ok()?)
     }
+}
+
+/// Whether it says that a file of sysfs is not there, or went while it was read.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
 /// `43:0` as numbers.

@@ -26,6 +26,23 @@ fn devices_are_listed_by_number_with_what_they_are_attached_to() {
     assert_eq!(tree.host().node(3), tree.path().join("dev/nbd3"));
 }
 
+/// A daemon that has run out of descriptors must not take its device for detached.
+#[test]
+fn what_cannot_be_read_is_not_taken_for_detached() {
+    let tree = Tree::with_devices();
+    // A file that is there and gives an error.
+    tree.file("sys/block/nbd2/pid/x", "").file("sys/block/nbd2/backend/x", "");
+    let host = tree.host();
+    let detached = |index| (host.is_detached(index), host.is_not_of(index, "uraid:tank"));
+    assert_eq!(detached(0), (false, false));
+    assert_eq!(detached(2), (false, false));
+    assert_eq!(host.attached(2), None);
+    assert_eq!(detached(1), (true, true));
+    assert_eq!(detached(7), (true, true), "there is no such device");
+    assert_eq!(detached(10), (false, true));
+    assert!(host.is_not_of(0, "uraid:other"));
+}
+
 #[test]
 fn without_the_driver_there_are_no_devices_and_it_is_said_to_be_missing() {
     let tree = Tree::new();

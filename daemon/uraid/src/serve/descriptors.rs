@@ -5,8 +5,8 @@ use uraid_config::Config;
 
 /// For members, their claims, rings, sockets of operators and whatever a process has open.
 const OWN: u64 = 256;
-/// A client with TLS: its socket, and both ends of the pair to the shard.
-const PER_CONNECTION: u64 = 3;
+/// A client with TLS: its socket, and both ends of the pair to the shard, one of them twice.
+const PER_CONNECTION: u64 = 4;
 
 /// Raises the soft limit, which is low for the sake of programs that call select(2), to what may be needed.
 /// It is no reason not to serve if that is more than the hard limit: further clients wait then.
@@ -44,7 +44,7 @@ mod tests {
         setrlimit(Resource::RLIMIT_NOFILE, 256.min(hard), hard).unwrap();
         raise_limit(&config, 2);
         let (soft, same) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        assert_eq!((soft, same), ((256 + 2 + 3 * 128 + 2 * 128).min(hard), hard));
+        assert_eq!((soft, same), ((256 + 2 + 4 * 128 + 2 * 128).min(hard), hard));
         config.limits.connections = 65_536;
         raise_limit(&config, 1);
         assert!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0 <= hard);

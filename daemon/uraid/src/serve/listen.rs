@@ -87,11 +87,20 @@ impl Sockets {
         make_run_directory(&control);
         let control = listen(&control).map_err(Failure::operating)?;
         let access = (config.access.socket_mode, group);
-        let bind = |address: Address| match adopt(&address, left, access) {
+        let adopted: Vec<_> = addresses
+            .into_iter()
+            .map(|address| {
+                let listener = adopt(&address, left, access);
+                (address, listener)
+            })
+            .collect();
+        // An address that was changed may overlap with what it was before.
+        left.close_listeners();
+        let bind = |(address, adopted): (Address, Option<Listener>)| match adopted {
             Some(listener) => Ok((address, listener)),
             None => bind_export(address, config.access.socket_mode, group),
         };
-        let exports = addresses.into_iter().map(bind).collect::<Result<_, _>>()?;
+        let exports = adopted.into_iter().map(bind).collect::<Result<_, _>>()?;
         Ok(Sockets { exports, control })
     }
 }

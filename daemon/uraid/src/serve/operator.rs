@@ -179,7 +179,8 @@ impl Operator {
     /// Detaches the device, unless somebody uses it, asks for the stop and waits for it: the answer is given
     /// when all is done.
     async fn stop(&self, force: bool) -> Result<String, ControlError> {
-        if let Some(device) = self.device.as_ref().filter(|device| device.attached().is_some()) {
+        // Also while it is being attached, or attached again after a crash: it may be used all the time.
+        if let Some(device) = &self.device {
             device.detach(force).await.map_err(|error| match error {
                 DetachError::Held(who) => {
                     refused(format!("{who}; end that first (`uraid stop --force` would take its disk away)"))

@@ -46,6 +46,7 @@ pub(super) fn attach(keeper: &Keeper, left: Left) -> Result<(Line, Attached), St
     };
     match set_up(keeper, index) {
         Ok(node) => {
+            line.shows_backend = is_ours(keeper, index);
             // Of a device that stayed attached udev knows already.
             if fresh && let Err(error) = keeper.host.settle(index, since, UDEV) {
                 tracing::warn!("{error}; the volume is served without waiting for its links");
@@ -86,7 +87,7 @@ fn open_line(netlink: Option<OwnedFd>) -> Result<Line, String> {
     let netlink = netlink.map_err(|error| error.to_string())?;
     // Before anything may die.
     let events = Events::subscribe().map_err(|error| error.to_string())?;
-    Ok(Line { netlink, events })
+    Ok(Line { netlink, events, shows_backend: false })
 }
 
 fn backend(keeper: &Keeper) -> &str {

@@ -51,6 +51,8 @@ pub(super) struct Keeper {
 pub(super) struct Line {
     pub(super) netlink: Netlink,
     pub(super) events: Events,
+    /// Whether this kernel shows the backend of the device.
+    pub(super) shows_backend: bool,
 }
 
 impl Keeper {
@@ -76,6 +78,14 @@ impl Keeper {
         let _ = ready.send(Ok(attached.clone()));
         self.keep(&mut line, &attached)
             .unwrap_or_else(|| tracing::debug!("the device stays attached, and nobody keeps it"));
+    }
+
+    /// Whether somebody has detached it, and perhaps attached something else there, which is not to be
+    /// touched.
+    fn is_gone(&self, line: &Line, attached: &Attached) -> bool {
+        let backend = self.wanted.connect.backend.as_deref().filter(|_| line.shows_backend);
+        self.host.is_detached(attached.index)
+            || backend.is_some_and(|backend| self.host.is_not_of(attached.index, backend))
     }
 
     fn set(&self, attached: Option<Attached>) {
@@ -114,7 +124,7 @@ impl Keeper {
             {
                 tracing::error!("{}: {error}", attached.node.display());
             }
-            if self.host.attached(attached.index).is_none() {
+            if self.is_gone(line, attached) {
                 tracing::error!(
                     "{} was detached by somebody else; the volume is still served at its other addresses",
                     attached.node.display()
@@ -137,7 +147,7 @@ impl Keeper {
             }
             until = Instant::now() + MORE_DEATHS;
         }
-        if dead == 0 || self.host.attached(attached.index).is_none() {
+        if dead == 0 || self.is_gone(line, attached) {
             return Ok(());
         }
         let node = attached.node.display();
@@ -193,7 +203,7 @@ impl Keeper {
         let failed = |error: &dyn std::fmt::Display| {
             DetachError::Failed(format!("{}: {error}", attached.node.display()))
         };
-        if self.host.attached(attached.index).is_none() {
+        if self.is_gone(line, attached) {
             return Ok(());
         }
         let holders = self.host.wait_until_free(attached.index, LOOKERS);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nbd_rs::ExportInfo;
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt};
 use uraid_shard::NewConnection;
 
 use super::leave::{NETLINK, STATE, inode_of};
@@ -71,14 +71,29 @@ impl Inheritance {
                 Err(error) => tracing::warn!("what an earlier process left is not used: {error}"),
             }
         }
+        if inheritance.state.is_none() {
+            inheritance.close_listeners();
+        }
         inheritance
+    }
+
+    /// Has the listening sockets that nobody took listen no more: the store keeps copies, so that their
+    /// addresses would be in use otherwise, also for other addresses of the same port.
+    pub(crate) fn close_listeners(&self) {
+        for (name, socket) in &self.descriptors {
+            if name.starts_with(LISTENER) {
+                let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+            }
+        }
     }
 
     /// The listening socket of an address, if an earlier process left it.
     pub(crate) fn take_listener(&mut self, address: &str) -> Option<OwnedFd> {
         let state = &self.state.as_ref()?.state;
         let record = state.listeners.iter().find(|record| record.address == address)?.clone();
-        self.take_described(&record.descriptor)
+        let socket = self.take_described(&record.descriptor)?;
+        // A start that failed may have closed it (`close_listeners`), and the configuration was set back.
+        getsockopt(&socket, sockopt::AcceptConn).is_ok_and(|listens| listens).then_some(socket)
     }
 
     /// Decides about the rest, now that the array is known: connections of this very array are gone on with,
@@ -271,6 +286,50 @@ mod tests {
             assert!(inherited.connections.is_empty() && inherited.broken, "{kind}");
             assert!(!is_open(&mut client));
         }
+    }
+
+    /// The store has copies of what this process closes, so that an address in use would stay so.
+    #[test]
+    fn listeners_that_nobody_takes_keep_no_address() {
+        use std::net::TcpListener;
+        let with_listener = |address: &str| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let leaving = Leaving {
+                array: facts(),
+                export: export(),
+                connections: vec![],
+                listeners: vec![(address.replace('P', &port.to_string()), listener.into())],
+                device: None,
+                netlink: None,
+            };
+            let (state, bytes) = state_of(&leaving).unwrap();
+            let state = OwnedFd::from(state.write(&bytes).unwrap());
+            let listener = leaving.listeners.into_iter().map(|(_, fd)| ("listen-0".to_owned(), fd));
+            let store: Vec<_> = std::iter::once(("state".to_owned(), state)).chain(listener).collect();
+            (store, port)
+        };
+        let copy = |descriptors: &[(String, OwnedFd)]| -> Vec<(String, OwnedFd)> {
+            descriptors.iter().map(|(name, fd)| (name.clone(), fd.try_clone().unwrap())).collect()
+        };
+
+        // Another address of the same port is wanted.
+        let (store, port) = with_listener("tcp:127.0.0.1:P");
+        let mut inheritance = Inheritance::of(copy(&store));
+        assert!(inheritance.take_listener(&format!("tcp:0.0.0.0:{port}")).is_none());
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_err(), "it listens as long as it may be taken");
+        inheritance.close_listeners();
+        drop(TcpListener::bind(("0.0.0.0", port)).unwrap());
+        // That start failed, and then it is as it was.
+        let mut inheritance = Inheritance::of(copy(&store));
+        assert!(inheritance.take_listener(&format!("tcp:127.0.0.1:{port}")).is_none());
+        drop(TcpListener::bind(("127.0.0.1", port)).unwrap());
+
+        // There is no state.
+        let (mut store, port) = with_listener("tcp:127.0.0.1:P");
+        store.remove(0);
+        let _inheritance = Inheritance::of(copy(&store));
+        drop(TcpListener::bind(("127.0.0.1", port)).unwrap());
     }
 
     /// A start that fails before the array is known must not spoil it for the next one.

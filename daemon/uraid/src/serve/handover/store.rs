@@ -10,8 +10,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 use sd_notify::NotifyState;
 
-/// How long the manager may take to come to what it was told, in milliseconds.
-const PATIENCE_MS: u16 = 10_000;
+/// How long the manager may take to come to what it was told, in milliseconds. It does nothing else while it
+/// reads its units anew, which may take ten seconds and more.
+const PATIENCE_MS: u16 = 40_000;
 
 /// Whether there is a manager.
 pub(crate) fn is_there() -> bool {

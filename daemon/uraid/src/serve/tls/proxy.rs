@@ -7,12 +7,13 @@
 //! completely is carried out, as ever.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::net::UnixStream;
@@ -51,16 +52,24 @@ pub(in crate::serve) async fn pump<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> io::Result<()> {
     let mut client = Client { stream: client, duty: Some(duty) };
     let closed = Arc::new(Notify::new());
+    let ear = ours.try_clone()?;
     let mut shard = Shard { stream: UnixStream::from_std(ours)?, closed: Arc::clone(&closed) };
     let pumping = copy_bidirectional_with_sizes(&mut client, &mut shard, BUFFER, BUFFER);
     let lingering = async {
-        closed.notified().await;
+        // A client that takes nothing keeps the pump from reading, and so from seeing the shard's end.
+        while tokio::time::timeout(LINGER, closed.notified()).await.is_err() && !is_hung_up(ear.as_fd()) {}
         tokio::time::sleep(LINGER).await;
     };
     tokio::select! {
         pumped = pumping => pumped.map(|_| ()),
         () = lingering => Err(io::Error::new(io::ErrorKind::TimedOut, "the client did not hang up")),
     }
+}
+
+/// Whether the other end is closed, whatever there is still to be read.
+fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
 
 /// The stream to the client, which knows when everything was said.
@@ -228,6 +237,26 @@ mod tests {
             tokio::time::sleep(2 * LINGER).await;
         };
         let shard = |mut stream: std::os::unix::net::UnixStream| stream.write_all(b"bye").unwrap();
+        let ended = through_the_pump(client, shard).unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// It keeps the pump from reading, and so from seeing that the shard has closed.
+    #[test]
+    fn a_client_that_takes_nothing_is_left_when_the_shard_has_closed() {
+        let (say, said) = std::sync::mpsc::channel();
+        let client = |stream: Remote| async move {
+            // In real time, for the shard's thread does not know the test's clock.
+            tokio::task::spawn_blocking(move || said.recv().unwrap()).await.unwrap();
+            tokio::time::sleep(5 * LINGER).await;
+            drop(stream);
+        };
+        let shard = move |stream: std::os::unix::net::UnixStream| {
+            stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+            while (&stream).write(&[0; 1 << 16]).is_ok() {}
+            drop(stream);
+            say.send(()).unwrap();
+        };
         let ended = through_the_pump(client, shard).unwrap_err();
         assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
     }
