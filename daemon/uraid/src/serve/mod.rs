@@ -219,7 +219,9 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     let facts = plan.facts.clone();
     let export = export::info(&facts.name, shard.geometry(), plan.traits, config.read_only)
         .map_err(Failure::operating)?;
-    let (device, ready) = go_on(config, &facts, plan.left, &shard, &export).map_err(Failure::operating)?;
+    let idle = plan.settings.idle;
+    let going_on = go_on(config, &facts, plan.left, idle, &shard, &export);
+    let (device, ready) = going_on.map_err(Failure::operating)?;
     let addresses: Vec<Address> = sockets.exports.iter().map(|(address, _)| address.clone()).collect();
     plan.settings.warn(&addresses);
     let live = Live::new(plan.settings);
@@ -344,6 +346,7 @@ fn go_on(
     config: &Config,
     facts: &Facts,
     left: Inheritance,
+    idle: Option<Duration>,
     shard: &ShardHandle,
     export: &ExportInfo,
 ) -> Result<Beginning, String> {
@@ -354,7 +357,8 @@ fn go_on(
     if !inherited.connections.is_empty() {
         tracing::info!("{} connections go on from the process before", inherited.connections.len());
     }
-    for connection in inherited.connections {
+    for mut connection in inherited.connections {
+        connection.terms.idle = idle.filter(|_| connection.kind != ConnectionKind::Kernel);
         shard.connect(connection).map_err(|error| error.to_string())?;
     }
     let left = Left { record: inherited.device, netlink: inherited.netlink, sockets };

@@ -29,7 +29,7 @@ const ALIGNMENT: usize = 4096;
 /// Attaches the device, by whichever way, and sees it answer.
 pub(super) fn attach(keeper: &Keeper, left: Left) -> Result<(Line, Attached), String> {
     let since = SystemTime::now();
-    let mut line = open_line(left.netlink)?;
+    let mut line = open_line(keeper, left.netlink)?;
     let mut fresh = false;
     let index = match left.record {
         Some(record) if is_ours(keeper, record.index) => {
@@ -44,7 +44,7 @@ pub(super) fn attach(keeper: &Keeper, left: Left) -> Result<(Line, Attached), St
             }
         },
     };
-    match set_up(keeper, index) {
+    match set_up(keeper, index, fresh) {
         Ok(node) => {
             line.shows_backend = is_ours(keeper, index);
             // Of a device that stayed attached udev knows already.
@@ -64,7 +64,7 @@ pub(super) fn attach(keeper: &Keeper, left: Left) -> Result<(Line, Attached), St
 }
 
 /// Sees to the device's queue and sees it answer; says where its node is.
-fn set_up(keeper: &Keeper, index: u32) -> Result<PathBuf, String> {
+fn set_up(keeper: &Keeper, index: u32, fresh: bool) -> Result<PathBuf, String> {
     let node = keeper.host.wait_for_node(index, NODE).map_err(|error| error.to_string())?;
     let tuned = keeper.host.tune(index, &keeper.wanted.limits);
     for refused in tuned.refused {
@@ -75,11 +75,11 @@ fn set_up(keeper: &Keeper, index: u32) -> Result<PathBuf, String> {
             refused.error
         );
     }
-    first_read(&node)?;
+    first_read(&node, fresh)?;
     Ok(node)
 }
 
-fn open_line(netlink: Option<OwnedFd>) -> Result<Line, String> {
+fn open_line(keeper: &Keeper, netlink: Option<OwnedFd>) -> Result<Line, String> {
     let netlink = match netlink {
         Some(fd) => Netlink::from_fd(fd),
         None => Netlink::open(),
@@ -87,7 +87,7 @@ fn open_line(netlink: Option<OwnedFd>) -> Result<Line, String> {
     let netlink = netlink.map_err(|error| error.to_string())?;
     // Before anything may die.
     let events = Events::subscribe().map_err(|error| error.to_string())?;
-    Ok(Line { netlink, events, shows_backend: false })
+    Ok(Line { netlink, events, shows_backend: false, sockets: keeper.wanted.sockets })
 }
 
 fn backend(keeper: &Keeper) -> &str {
@@ -134,6 +134,8 @@ fn take_over(
     let index = record.index;
     fits(keeper, index)?;
     tracing::info!("nbd{index}: taken over from the process before");
+    // Whatever the configuration asks for by now.
+    line.sockets = record.sockets;
     let alive = sockets.iter().filter(|socket| is_alive(socket)).count();
     let missing = record.sockets.saturating_sub(alive);
     if missing > 0 {
@@ -185,8 +187,9 @@ fn connect(keeper: &Keeper, line: &mut Line) -> Result<u32, String> {
 }
 
 /// Sees the device answer, past all caches. The thread that reads cannot be interrupted, so it is left
-/// behind if the device does not answer.
-fn first_read(node: &std::path::Path) -> Result<(), String> {
+/// behind if the device does not answer. An error is an answer to whoever has used the device before: it may
+/// be that this block alone is lost, which is no reason to take all others away.
+fn first_read(node: &std::path::Path, fresh: bool) -> Result<(), String> {
     let (tell, told) = channel();
     let path = node.to_owned();
     std::thread::Builder::new()
@@ -195,6 +198,10 @@ fn first_read(node: &std::path::Path) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     match told.recv_timeout(FIRST_READ) {
         Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) if !fresh => {
+            tracing::warn!("{}: its first block cannot be read: {error}", node.display());
+            Ok(())
+        }
         Ok(Err(error)) => Err(format!("{}: it does not answer a read: {error}", node.display())),
         Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Err(format!(
             "{}: it did not answer a read within {} seconds",

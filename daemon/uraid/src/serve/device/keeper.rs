@@ -53,6 +53,8 @@ pub(super) struct Line {
     pub(super) events: Events,
     /// Whether this kernel shows the backend of the device.
     pub(super) shows_backend: bool,
+    /// How many connections the device has.
+    pub(super) sockets: usize,
 }
 
 impl Keeper {
@@ -109,7 +111,7 @@ impl Keeper {
                     continue;
                 }
                 Ok(Order::LetGo { tell }) => {
-                    let record = DeviceRecord { index: attached.index, sockets: self.wanted.sockets };
+                    let record = DeviceRecord { index: attached.index, sockets: line.sockets };
                     let netlink = line.netlink.as_fd().try_clone_to_owned().ok();
                     let _ = tell.send(Left { record: Some(record), netlink, sockets: Vec::new() });
                     return Some(());
@@ -143,7 +145,7 @@ impl Keeper {
             match event {
                 Event::LinkDead(index) if index == attached.index => dead += 1,
                 Event::LinkDead(_) => continue,
-                Event::Overrun => dead = self.wanted.sockets,
+                Event::Overrun => dead = line.sockets,
             }
             until = Instant::now() + MORE_DEATHS;
         }
@@ -152,7 +154,7 @@ impl Keeper {
         }
         let node = attached.node.display();
         tracing::warn!("{node}: the kernel gave up on {dead} connections; it gets new ones");
-        let count = self.replace(line, attached.index, dead.min(self.wanted.sockets), REPLACED)?;
+        let count = self.replace(line, attached.index, dead.min(line.sockets), REPLACED)?;
         tracing::info!("{node}: {count} new connections");
         Ok(())
     }
