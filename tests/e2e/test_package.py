@@ -28,6 +28,8 @@ FILES = {
     "usr/share/doc/uraid/README.md": 0o644,
     "usr/share/doc/uraid/events.md": 0o644,
     "usr/share/doc/uraid/metrics.md": 0o644,
+    "usr/share/doc/uraid/json.md": 0o644,
+    "usr/share/doc/uraid/nbd.md": 0o644,
     "usr/share/uraid/grafana-uraid.json": 0o644,
     "usr/share/doc/uraid/CHANGELOG.md": 0o644,
     "usr/share/doc/uraid/changelog.Debian.gz": 0o644,

@@ -38,7 +38,7 @@ pub enum Command {
     /// What a service unit runs to stop: a restart leaves clients and the block device to the next process.
     #[command(hide = true)]
     ServiceStop(ServiceStopArgs),
-    /// Check a configuration file.
+    /// Check a configuration file. Its members are not looked at; `uraid examine` does that.
     CheckConfig(CheckConfigArgs),
     /// Show the parity kernels: which run here, which are taken and why, and how fast they are.
     Kernels(KernelsArgs),
@@ -165,7 +165,7 @@ pub struct StatusArgs {
     /// The daemon.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Print JSON (see docs/json.md).
+    /// Print JSON (see docs/json.md, in the package /usr/share/doc/uraid/json.md).
     #[arg(long)]
     pub json: bool,
     /// Show it again and again: on a terminal as a live view that q ends, otherwise one block after the
@@ -190,7 +190,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 /// `uraid examine`
 #[derive(Args, Debug)]
 pub struct ExamineArgs {
-    /// Print JSON (see docs/json.md).
+    /// Print JSON (see docs/json.md, in the package /usr/share/doc/uraid/json.md).
     #[arg(long)]
     pub json: bool,
     /// Files or block devices.
@@ -279,7 +279,7 @@ pub struct CheckConfigArgs {
 /// `uraid kernels`
 #[derive(Args, Debug)]
 pub struct KernelsArgs {
-    /// Print JSON (see docs/json.md).
+    /// Print JSON (see docs/json.md, in the package /usr/share/doc/uraid/json.md).
     #[arg(long)]
     pub json: bool,
     /// Measure for less than a second, instead of about four, at the price of precision.
@@ -298,7 +298,7 @@ pub struct EnginesArgs {
     /// The daemon.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Print JSON (see docs/json.md).
+    /// Print JSON (see docs/json.md, in the package /usr/share/doc/uraid/json.md).
     #[arg(long)]
     pub json: bool,
     /// Measure each work queue for less than a tenth of a second, instead of half of one, at the price of

@@ -52,7 +52,7 @@ fn of_program(program: &Command, imprint: Imprint<'_>) -> String {
     page.term("/run/uraid/NAME.sock", "Where NBD clients connect, unless the configuration says otherwise.");
     page.term(
         "/run/uraid/NAME.control",
-        "Where the commands talk to the daemon, likewise. The protocol is in docs/json.md of the source.",
+        "Where the commands talk to the daemon, likewise. The protocol is in /usr/share/doc/uraid/json.md.",
     );
     page.section("ENVIRONMENT");
     page.term(

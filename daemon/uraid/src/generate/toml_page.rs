@@ -44,8 +44,12 @@ pub(super) fn page(example: &str, imprint: Imprint<'_>) -> String {
         }
     }
     page.section("EXAMPLES");
-    page.paragraph("The least that a file can hold, and a volume with a device of its own name:");
+    page.paragraph("The least that a file can hold:");
     page.verbatim("members = [\"/dev/sdb1\", \"/dev/sdc1\", \"/dev/sdd1\"]");
+    page.paragraph("A volume that is also the block device /dev/uraid/tank:");
+    page.verbatim(
+        "name = \"tank\"\nmembers = [\"/dev/sdb1\", \"/dev/sdc1\", \"/dev/sdd1\"]\ndevice = \"auto\"",
+    );
     page.section("FILES");
     page.term("/usr/share/doc/uraid/examples/example.toml", "Every key with its default, to start from.");
     page.section("SEE ALSO");
