@@ -258,14 +258,12 @@ pub struct StopArgs {
 /// `uraid service-stop`
 #[derive(Args, Debug)]
 pub struct ServiceStopArgs {
-    /// The daemon.
-    #[command(flatten)]
-    pub target: TargetArgs,
     /// The unit that is being stopped.
     #[arg(long, value_name = "UNIT")]
     pub unit: String,
-    /// Name of the array.
-    pub name: Option<VolumeName>,
+    /// The file that its daemon was started with.
+    #[arg(value_name = "CONFIG.toml")]
+    pub file: PathBuf,
 }
 
 /// `uraid check-config`
@@ -389,7 +387,7 @@ mod tests {
             "uraid scrub --wait --repair v",
             "uraid stop v",
             "uraid stop --force v",
-            "uraid service-stop --unit uraid@v.service v",
+            "uraid service-stop --unit uraid@v.service /etc/uraid/v.toml",
             "uraid serve --device auto a b c",
             "uraid serve --device /dev/nbd3 a b c",
             "uraid check-config v.toml",

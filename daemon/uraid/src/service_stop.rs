@@ -1,11 +1,13 @@
 //! `uraid service-stop`: what a service unit runs as its ExecStop. systemd runs the same command for a stop, a
 //! restart and the machine's shutdown; only a restart is followed by a process that can go on.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use uraid_config::Config;
+
 use crate::cli::ServiceStopArgs;
-use crate::commands::client;
-use crate::control::client::ClientError;
+use crate::control::client::{Client, ClientError};
 use crate::control::protocol::Request;
 use crate::failure::Failure;
 use crate::out;
@@ -20,11 +22,30 @@ use crate::out;
 /// The daemon refused, or did not come to a good end.
 pub fn run(args: &ServiceStopArgs) -> Result<(), Failure> {
     let request = if is_restarting(&args.unit) { Request::HandOver } else { Request::Stop { force: false } };
-    match client(&args.target, args.name.as_ref())?.order(&request) {
+    match Client::new(control_of(&args.file)).order(&request) {
         Ok(message) => out::print(&format!("{message}\n")),
         Err(ClientError::Connect { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The control socket of the daemon that serves `file`: as the file says, or by the name of the array, which is
+/// that of the file unless the file has another one. A file that has become unreadable since does not matter
+/// where the default does. The daemon warns at its start of an array that is found by neither.
+fn control_of(file: &Path) -> PathBuf {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    match Config::load(file) {
+        Ok(config) => {
+            let name = config.name.as_ref().map_or(stem.into_owned(), ToString::to_string);
+            config.control_socket(&name)
+        }
+        Err(_) => Config::with_members(Vec::new()).control_socket(&stem),
+    }
+}
+
+/// Whether [`control_of`] finds the daemon of an array of this name.
+pub(crate) fn is_found(file: &Path, config: &Config, array_name: &str) -> bool {
+    control_of(file) == config.control_socket(array_name)
 }
 
 /// Whether the job of this unit is a restart. When in doubt it is not: a stop does no harm to a restart, but
@@ -54,6 +75,25 @@ fn systemctl(arguments: &[&str]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_is_found_by_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("tank.toml");
+        for (text, array, found) in [
+            ("members = ['/m']", "tank", true),
+            ("members = ['/m']", "host:tank", true),
+            ("members = ['/m']", "pool", false),
+            ("members = ['/m']\nname = 'pool'", "pool", true),
+            ("members = ['/m']\ncontrol = '/run/c'", "pool", true),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let config = Config::load(&file).unwrap();
+            assert_eq!(is_found(&file, &config, array), found, "{text} {array}");
+        }
+        std::fs::write(&file, "what?").unwrap();
+        assert_eq!(control_of(&file), Path::new("/run/uraid/tank.control"));
+    }
 
     #[test]
     fn a_restart_is_told_from_a_stop_by_its_job() {

@@ -71,6 +71,7 @@ use crate::assembly;
 use crate::control::server;
 use crate::events::{Event, Events, Hook, Telling};
 use crate::failure::Failure;
+use crate::service_stop::is_found;
 use crate::{human, metrics, out};
 
 /// The time to finish what is in flight and mark the array clean.
@@ -114,6 +115,13 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), Failure> {
         tracing::info!("{}", members::describe(member.path(), member));
     }
     let name = assembly.superblock.short_name();
+    if let Some(file) = file.as_deref().filter(|file| !is_found(file, &config, &assembly.superblock.name())) {
+        tracing::warn!(
+            "the array is named {name} and its configuration {}: a restart of the service will not find this \
+             daemon, and is a stop; name the file {name}.toml, or say `name = {name:?}` in it",
+            file.display()
+        );
+    }
     let (engine, offload) = make_engine(&config)?;
     let settings = Settings::of(&config).map_err(Failure::operating)?;
     let sockets = Sockets::bind(&config, &assembly.superblock.name(), &mut left)?;
