@@ -7,12 +7,16 @@ use std::process::Command;
 use uraid_config::Config;
 
 use crate::cli::ServiceStopArgs;
+use crate::commands::load;
 use crate::control::client::{Client, ClientError};
 use crate::control::protocol::Request;
 use crate::failure::Failure;
-use crate::out;
+use crate::{out, serve};
 
 /// Asks the daemon to hand over if its unit is being restarted, and to stop otherwise.
+///
+/// A restart whose configuration cannot be served is a stop: whoever came after would fail, and with it what
+/// was handed over, while a stop leaves a device that is used where it is.
 ///
 /// A daemon that does not answer has ended by itself, which is no failure of its stop. One that refuses,
 /// because its device is used, goes on when systemd tells it with SIGTERM: it waits until the device is let
@@ -21,12 +25,27 @@ use crate::out;
 /// # Errors
 /// The daemon refused, or did not come to a good end.
 pub fn run(args: &ServiceStopArgs) -> Result<(), Failure> {
-    let request = if is_restarting(&args.unit) { Request::HandOver } else { Request::Stop { force: false } };
+    let stop = Request::Stop { force: false };
+    let request = match is_restarting(&args.unit).then(|| check(&args.file)) {
+        Some(Ok(())) => Request::HandOver,
+        Some(Err(why)) => {
+            out::print(&format!(
+                "nothing is handed over, because no daemon could start after this one: {why}\n"
+            ))?;
+            stop
+        }
+        None => stop,
+    };
     match Client::new(control_of(&args.file)).order(&request) {
         Ok(message) => out::print(&format!("{message}\n")),
         Err(ClientError::Connect { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a daemon could start with this file, as far as the file says.
+fn check(file: &Path) -> Result<(), Failure> {
+    serve::check(&load(file)?)
 }
 
 /// The control socket of the daemon that serves `file`: as the file says, or by the name of the array, which is

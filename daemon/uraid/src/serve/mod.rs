@@ -189,6 +189,14 @@ pub(crate) fn file_notes(config: &Config) -> Vec<String> {
     }
 }
 
+/// Whether the files and accounts that a configuration names can be used on this machine.
+///
+/// # Errors
+/// The first that cannot.
+pub(crate) fn check(config: &Config) -> Result<(), Failure> {
+    Settings::of(config).map(|_| ()).map_err(Failure::operating)
+}
+
 fn make_engine(config: &Config) -> Result<(async_tx::Engine, Offload), Failure> {
     let word = config.kernel.word();
     engine(word, Offload::new(offload_config(config))).map_err(|error| match error {
