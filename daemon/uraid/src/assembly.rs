@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::scan;
 
 /// How long the last writes of a process that was killed may take to end: longer than a disk that retries.
-const WRITERS_GONE: Duration = Duration::from_secs(60);
+pub(crate) const WRITERS_GONE: Duration = Duration::from_secs(60);
 
 /// An array that can be started, and the claims on its members.
 #[derive(Debug)]

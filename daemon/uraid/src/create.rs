@@ -13,6 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use uraid_config::Size;
 use uraid_core::{Geometry, GeometryError, MAX_MEMBERS};
 
+use crate::assembly::WRITERS_GONE;
 use crate::claims;
 use crate::cli::{CreateArgs, LevelArg};
 use crate::device::{Access, Device, DeviceKind, identity_of};
@@ -172,6 +173,8 @@ fn inspect_new(path: &Path, size: Option<Size>) -> Result<Candidate, String> {
 
 fn inspect_existing(path: &Path) -> Result<Candidate, String> {
     let device = Device::claim(path, Access::Write).map_err(|error| error.to_string())?;
+    // A write that a killed daemon left behind would land on what is created.
+    device.wait_for_writers(WRITERS_GONE).map_err(|error| error.to_string())?;
     let findings = probe::findings(&device).map_err(|error| error.to_string())?;
     let zero = device.kind() == DeviceKind::File && findings.is_empty();
     Ok(Candidate::Existing { device, findings, zero })

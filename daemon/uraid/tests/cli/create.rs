@@ -5,6 +5,8 @@ use uraid::device::{Access, Device};
 
 use crate::support::{Bench, mdadm_field};
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 const MIB: u64 = 1 << 20;
 
@@ -50,6 +52,32 @@ fn zero_files_are_clean_too_and_need_no_force() {
     let out = bench.uraid(&["create", "--level", "5", "--name", "v", "a", "b", "c"]).ok();
     assert!(out.contains("parity: matches already"), "{out}");
     assert_eq!(mdadm_field(&bench.mdadm_examine("a"), "State"), "clean");
+}
+
+/// What a daemon that was killed left in flight would land on what is created.
+#[test]
+fn the_last_writes_of_an_earlier_process_are_waited_for() {
+    let bench = Bench::new();
+    for name in ["a", "b", "c"] {
+        bench.sparse(name, 32 * MIB);
+    }
+    // As an operation in flight has it.
+    let late = fs::File::open(bench.path("b")).unwrap();
+    late.try_lock_shared().unwrap();
+    let mut create = Command::new(env!("CARGO_BIN_EXE_uraid"))
+        .args(["create", "--level", "5", "--name", "v"])
+        .args(["a", "b", "c"].map(|name| bench.path(name)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(create.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let waits = said.find(|line| line.contains("waiting for the last writes"));
+    assert!(waits.is_some(), "it did not wait");
+    assert!(fs::read(bench.path("a")).unwrap().iter().all(|byte| *byte == 0), "it did not wait with writing");
+    drop(late);
+    let rest: Vec<String> = said.collect();
+    assert!(create.wait().unwrap().success(), "{rest:?}");
 }
 
 #[test]

@@ -103,9 +103,9 @@ impl Inheritance {
         let netlink = self.take_named(NETLINK).pop();
         let mut inherited = Inherited { netlink, ..Inherited::default() };
         if let Some(Read { file, state, bytes }) = self.state.take() {
-            match fits(&state.array, array).and_then(|()| {
-                State::mark_used(&file).map_err(|error| format!("it cannot be marked as used: {error}"))
-            }) {
+            match fits(&state.array, array)
+                .and_then(|()| State::mark_used(&file).map_err(|error| error.to_string()))
+            {
                 Ok(()) => {
                     for record in &state.connections {
                         match self.revive(record, &bytes, export) {
@@ -244,6 +244,21 @@ mod tests {
 
         // Somebody crashed after that: the state is used, so its connection is broken off.
         let inherited = Inheritance::of(copy).settle(&facts(), &export());
+        assert!(inherited.connections.is_empty() && inherited.device.is_none() && inherited.broken);
+        assert!(!is_open(&mut client));
+    }
+
+    /// Whoever read the state before another process went on with it must not go on with it as well.
+    #[test]
+    fn of_two_that_read_the_state_one_goes_on() {
+        let (descriptors, mut client) = left();
+        let copy = descriptors.iter().map(|(name, fd)| (name.clone(), fd.try_clone().unwrap())).collect();
+        let (first, second) = (Inheritance::of(descriptors), Inheritance::of(copy));
+        assert!(second.state.is_some());
+        let gone_on = first.settle(&facts(), &export());
+        assert_eq!(gone_on.connections.len(), 1);
+        drop(gone_on);
+        let inherited = second.settle(&facts(), &export());
         assert!(inherited.connections.is_empty() && inherited.device.is_none() && inherited.broken);
         assert!(!is_open(&mut client));
     }

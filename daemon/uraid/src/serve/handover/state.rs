@@ -155,9 +155,19 @@ impl State {
         decode(&image)
     }
 
-    /// Unmakes the mark: nobody goes on with this a second time.
-    pub(super) fn mark_used(file: &File) -> io::Result<()> {
-        file.write_all_at(USED, MARK_AT)
+    /// Unmakes the mark: nobody goes on with this a second time. To be called with the claim on the array's
+    /// members, which is what keeps two processes that have read the same state from doing this at once.
+    ///
+    /// # Errors
+    /// The mark is unmade already: another process has gone on since this one read the state.
+    pub(super) fn mark_used(file: &File) -> Result<(), StateError> {
+        let mut mark = [0; GOOD.len()];
+        file.read_exact_at(&mut mark, MARK_AT)?;
+        match &mark {
+            mark if mark == GOOD => Ok(file.write_all_at(USED, MARK_AT)?),
+            mark if mark == USED => Err(StateError::Used),
+            _ => Err(StateError::Damaged),
+        }
     }
 }
 
