@@ -1,6 +1,7 @@
 """Restarts that clients do not notice: the connections go from one process to the next."""
 
 import json
+import os
 import socket
 import subprocess
 import time
@@ -169,6 +170,23 @@ def test_what_another_array_left_is_not_used(t):
     t.check(service.manager.names() == [], f"the store still keeps {service.manager.names()}")
     reply = control(other.control, "stop")
     t.check("ok" in reply and service.manager.wait_end() == 0, f"no good end: {reply}")
+
+
+def test_a_state_that_is_not_used_keeps_no_start_from_working(t):
+    """Cut off, used by a process that crashed then, of another version: as after a crash, at the same addresses."""
+    service = Service(t)
+    spoilers = (lambda fd: os.ftruncate(fd, 100), lambda fd: os.pwrite(fd, b"USED", 16), lambda fd: os.pwrite(fd, b"\x77", 20))
+    for number, spoil in enumerate(spoilers):
+        client = Client(service.array.socket)
+        client.write(512 * number, bytes([65 + number]) * 512)
+        service.leave()
+        spoil(dict(service.manager.store)["state"])
+        service.start()
+        t.check(client.is_closed(), f"a connection is gone on with after {number}")
+        t.check(service.manager.names() == [], f"the store still keeps {service.manager.names()}")
+    with Client(service.array.socket) as last:
+        t.check(last.read(0, 1536) == b"A" * 512 + b"B" * 512 + b"C" * 512, "what was answered is lost")
+    service.stop()
 
 
 def test_a_process_that_is_killed_leaves_nothing_that_is_believed(t):
