@@ -102,13 +102,17 @@ def test_its_control_data_say_what_it_needs(t):
     t.check(f"({version})" in first, f"the package is {version}, systemd/debian/changelog begins with: {first}")
 
 
-def test_systemd_understands_the_unit(t):
-    need("systemd-analyze")
-    root = unpacked(t)
-    # What the units use of the system; all that is looked for is that it is there.
+def system_commands(root):
+    """What the units use of the system; all that is looked for is that it is there."""
     (root / "bin").symlink_to("usr/bin")
     for command in ("kill", "systemctl"):
         (root / "usr/bin" / command).symlink_to("uraid")
+
+
+def test_systemd_understands_the_unit(t):
+    need("systemd-analyze")
+    root = unpacked(t)
+    system_commands(root)
     for target in ("basic", "shutdown", "sysinit", "time-set", "time-sync", "timers"):
         (root / f"usr/lib/systemd/system/{target}.target").write_text(f"[Unit]\nDescription={target}\n")
     for unit in ("uraid@tank.service", "uraid-scrub@tank.service", "uraid-scrub@tank.timer"):
@@ -129,6 +133,7 @@ def test_a_volume_can_replace_its_order(t):
     """systemd takes the drop-in of the instance in place of the one of the template, because of its name."""
     need("systemd-analyze")
     root = unpacked(t)
+    system_commands(root)
 
     def order():
         done = t.run("systemd-analyze", f"--root={root}", "--man=no", "verify", "uraid@tank.service",
