@@ -57,6 +57,8 @@ run_tests() {
     install_tools $TEST_TOOLS
     build
     build_for_tests
+    # What makes the package is built here, as that may take longer than one test is given.
+    need_cargo_tool cargo-deb
     logs=$(mktemp -d)
     suite "Unit, property and oracle tests (Rust)" "$logs/rust" rust_tests
     suite "Examples in the documentation (Rust)" "$logs/doc" doc_tests
