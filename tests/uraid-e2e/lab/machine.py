@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from harness.case import Failed, need
+from harness.uml import on_one_core
 
 MEMORY_MIB = 1024
 SHARE = "/host"
@@ -95,7 +96,7 @@ class Machine:
     """One machine with its disks. `say` gets a line for the log for everything that is done to it."""
 
     def __init__(self, image, directory, say):
-        need("linux.uml", "setpriv")
+        need("linux.uml", "setpriv", "taskset")
         self.image, self.dir, self.say = image, Path(directory), say
         self.share = self.dir / "share"
         self.share.mkdir(parents=True)
@@ -138,7 +139,7 @@ class Machine:
         with open(self.console, "ab") as console:
             console.write(f"--- boot {self.boots}\n".encode())
             console.flush()
-            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
+            self.process = subprocess.Popen(on_one_core(argv), stdin=subprocess.DEVNULL, stdout=console, stderr=console,
                                             pass_fds=(self.commands.far.fileno(), self.looks.far.fileno()),
                                             env={**os.environ, "TMPDIR": memory}, start_new_session=True)
         self.commands.far.close()
