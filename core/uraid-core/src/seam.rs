@@ -101,7 +101,7 @@ pub enum Event {
         kind: RequestKind,
         /// First byte of the array; a multiple of 512.
         offset: u64,
-        /// Bytes; a multiple of 512. Up to 4 GiB for zeroes, up to 64 MiB otherwise.
+        /// Bytes; a multiple of 512. At most 64 MiB, but for zeroes.
         len: u64,
     },
     /// No further request is at hand right now: writes held back in the hope that neighbours make
@@ -134,7 +134,11 @@ pub enum Event {
         /// Whether parity that does not match is rewritten, beside being counted.
         repair: bool,
     },
-    /// Finish what is in flight, mark the array clean, then say [`Action::Stopped`].
+    /// Someone else will go on with the array soon, and with what it was asked: requests that would take long
+    /// are given back with [`RequestError::Recalled`] when what was begun of them is done. These are zeroes
+    /// not all of which was begun, and writes that wait for them; everything else is finished.
+    Recall,
+    /// Finish what is in flight, but no more than 4 GiB of zeroes, mark the array clean, then say [`Action::Stopped`].
     Stop,
 }
 
@@ -177,6 +181,9 @@ pub enum RequestError {
     Invalid,
     /// The array is stopping.
     Shutdown,
+    /// Given back at [`Event::Recall`], to be carried out from its beginning by someone else: no answer is
+    /// due. Any part of it may have been written.
+    Recalled,
 }
 
 /// One step of a compute plan, lowered by the runner to a chain operation. Steps run in order as far

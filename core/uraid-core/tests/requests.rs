@@ -383,6 +383,54 @@ fn only_zeroes_may_be_longer_than_64_mib() {
     }));
 }
 
+/// Many requests of 32 bits are as long as one of 64: what a stop waits for is one sum.
+#[test]
+fn a_stop_waits_for_no_more_than_4_gib_of_zeroes_in_all() {
+    let mut d = Driver::new(Shape { rows: 1 << 18, ..Shape::raid5() });
+    let zeroes = RequestKind::WriteZeroes { fua: false };
+    let len = u64::from(u32::MAX) / 3 / CHUNK * CHUNK;
+    let asked: Vec<_> = (0..8).map(|i| d.ask(zeroes, i * len, len)).collect();
+    let over = d.write(4 * len, CHUNK);
+    d.tell(Event::Stop);
+    let told: Vec<_> = asked.iter().map(|id| d.answer_to(*id)).collect();
+    assert_eq!(told[..3], [None; 3], "under way, or in line");
+    assert_eq!(told[3..], [Some(Err(RequestError::Shutdown)); 5]);
+    for _ in 0..500 {
+        if d.pending.is_empty() {
+            d.tell(Event::Idle);
+        }
+        d.answer(|_| true, None);
+    }
+    assert_eq!(d.answer_to(over), Some(Ok(())), "it waited for zeroes that are not written now");
+}
+
+/// Before a hand-over, what would take long is given back: in order, with nothing of it under way, and nothing
+/// else is.
+#[test]
+fn a_recall_gives_back_zeroes_and_what_waits_for_them() {
+    let zeroes = RequestKind::WriteZeroes { fua: true };
+    let mut d = Driver::dirty(Shape { rows: 1 << 16, ..Shape::raid5() });
+    let row = d.row();
+    let short = d.ask(zeroes, 0, row);
+    let long = d.ask(zeroes, row, 60_000 * row);
+    let longer = d.ask(zeroes, 100 * row, 50_000 * row);
+    let over = d.write(2 * row, CHUNK);
+    let beside = d.write(65_000 * row, CHUNK);
+    d.answer_all(Op::is_read);
+    d.tell(Event::Recall);
+    assert_eq!(d.answer_to(long), None, "parts of it are under way");
+    assert_eq!(d.answer_to(longer), None, "not before what came first");
+    let done = d.rest();
+    assert!(done.len() < 5_000, "{} operations", done.len());
+    let given_back: Vec<_> =
+        d.completed.iter().filter(|(_, result)| *result == Err(RequestError::Recalled)).collect();
+    assert_eq!(given_back.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [long, longer, over]);
+    assert_eq!((d.answer_to(short), d.answer_to(beside)), (Some(Ok(())), Some(Ok(()))));
+    d.tell(Event::Stop);
+    d.rest();
+    assert_eq!(d.stopped, Some(true));
+}
+
 /// The second may be the first once more, sent again by a kernel that gave up on the connection: when it is
 /// answered, nothing of the first may be left to be written.
 #[test]

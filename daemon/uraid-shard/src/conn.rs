@@ -639,7 +639,7 @@ fn explain(err: RequestError) -> (Errno, &'static str) {
             (Errno::Io, "too few working members are left for this request")
         }
         RequestError::Invalid => (Errno::Inval, "offset and length must be multiples of 512 in the volume"),
-        RequestError::Shutdown => (Errno::Shutdown, "the volume is being stopped"),
+        RequestError::Shutdown | RequestError::Recalled => (Errno::Shutdown, "the volume is being stopped"),
     }
 }
 

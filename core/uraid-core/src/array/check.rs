@@ -121,7 +121,10 @@ impl Array {
             self.flushes.current.iter().chain(&self.flushes.next).copied().collect();
         let parked: BTreeSet<ReqId> = self.flushes.parked.iter().copied().collect();
         for (id, request) in &self.requests {
-            let waiting = flushes.contains(id) || parked.contains(id) || request.throttled;
+            let waiting = flushes.contains(id)
+                || parked.contains(id)
+                || request.throttled
+                || self.recalled.contains(id);
             if request.parts == 0 && !waiting {
                 return Err(format!("{id:?} waits for nothing"));
             }

@@ -138,6 +138,8 @@ pub struct Array {
     requests: BTreeMap<crate::ReqId, Request>,
     /// Requests of which parts wait to be issued: zeroes, and writes that overlap them.
     throttled: VecDeque<crate::ReqId>,
+    /// Requests to be given back when nothing of any of them is under way, in order of arrival.
+    recalled: Vec<crate::ReqId>,
     /// Requests that came.
     arrivals: u64,
     /// Parts of requests for zeroes that are under way.
@@ -214,6 +216,7 @@ impl Array {
             cache,
             requests: BTreeMap::new(),
             throttled: VecDeque::new(),
+            recalled: Vec::new(),
             arrivals: 0,
             zero_parts: 0,
             writes_open: 0,
@@ -264,6 +267,7 @@ impl Array {
             Event::FailMember(member) => self.fail_member(member, "declared failed by the operator"),
             Event::AddMember(new) => self.add_member(&new),
             Event::Scrub { repair } => self.want_scrub(repair),
+            Event::Recall => self.recall(),
             Event::Stop => self.stop(),
         }
     }
@@ -300,6 +304,7 @@ impl Array {
 
     fn stop(&mut self) {
         self.stopping = true;
+        self.cut_zeroes();
         self.cache.release_held();
         self.break_off_sync();
     }

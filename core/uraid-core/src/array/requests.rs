@@ -13,8 +13,9 @@ use std::collections::VecDeque;
 /// parts nor keep others waiting for slots.
 const ZERO_PARTS_A_SLOT: u32 = 2;
 
-/// Bytes of zeroes that a stop waits for. A request of 64-bit length may ask for all of the array, which
-/// takes hours; one of 32 bits is done, because the kernel sends such and its file systems want no error.
+/// Bytes of zeroes that a stop waits for, of all requests together, in order of arrival. One of 64-bit length
+/// may ask for all of the array, which takes hours, and so may a hundred of 32 bits; one of 32 bits is done,
+/// because the kernel sends such and its file systems want no error.
 const ZEROES_AT_STOP: u64 = u32::MAX as u64;
 
 /// A request that was not answered yet.
@@ -138,14 +139,6 @@ impl Array {
                 return;
             }
             let zero = matches!(request.kind, RequestKind::WriteZeroes { .. });
-            if zero && self.stopping && request.len - request.issued > ZEROES_AT_STOP {
-                request.error = Some(RequestError::Shutdown);
-                request.issued = request.len;
-                if request.parts == 0 {
-                    self.finish_request(id);
-                }
-                return;
-            }
             if zero && self.zero_parts >= zero_limit {
                 self.throttle(id);
                 return;
@@ -199,6 +192,65 @@ impl Array {
                 self.issue(id);
             }
         }
+    }
+
+    /// Begins nothing more of the zeroes that a stop does not wait for. What overlaps them was waiting for all
+    /// of them, and goes on when they are answered.
+    pub(super) fn cut_zeroes(&mut self) {
+        let mut budget = ZEROES_AT_STOP;
+        let mut kept = VecDeque::new();
+        for id in self.throttled_by_arrival() {
+            let Some(request) = self.requests.get(&id) else { continue };
+            let zero = matches!(request.kind, RequestKind::WriteZeroes { .. });
+            let left = request.len - request.issued;
+            if !zero || left <= budget {
+                budget -= if zero { left } else { 0 };
+                kept.push_back(id);
+                continue;
+            }
+            let under_way = request.parts > 0;
+            self.break_off(id, RequestError::Shutdown);
+            if !under_way {
+                self.finish_request(id);
+            }
+        }
+        self.throttled = kept;
+    }
+
+    /// Gives back what was not begun, or not to its end: zeroes, and writes that wait for them. All of these
+    /// overlap nothing that was begun and goes on, or come after it, so whoever carries them out later, in
+    /// order of arrival, does what would have been done here.
+    pub(super) fn recall(&mut self) {
+        for id in self.throttled_by_arrival() {
+            self.break_off(id, RequestError::Recalled);
+            self.recalled.push(id);
+        }
+        self.throttled.clear();
+        self.answer_recalled();
+    }
+
+    /// Gives back all that was recalled, in order of arrival, when nothing of it is under way any more.
+    fn answer_recalled(&mut self) {
+        let under_way = |id| self.requests.get(id).is_some_and(|request| request.parts > 0);
+        if !self.recalled.iter().any(under_way) {
+            for id in std::mem::take(&mut self.recalled) {
+                self.answer(id);
+            }
+        }
+    }
+
+    fn throttled_by_arrival(&self) -> Vec<ReqId> {
+        let mut all: Vec<_> = self.throttled.iter().copied().collect();
+        all.sort_by_key(|id| self.requests.get(id).map(|request| request.arrival));
+        all
+    }
+
+    /// Begins nothing more of a request that was in line for it.
+    fn break_off(&mut self, id: ReqId, error: RequestError) {
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        request.throttled = false;
+        request.error = Some(error);
+        request.issued = request.len;
     }
 
     fn has_older_overlap(&self, id: ReqId) -> bool {
@@ -291,6 +343,9 @@ impl Array {
     /// All is done but the answer. It waits while a superblock update is due that says which member
     /// missed the write: acknowledged first, a crash could bring that member back with the old data.
     pub(super) fn finish_request(&mut self, id: ReqId) {
+        if self.recalled.contains(&id) {
+            return self.answer_recalled();
+        }
         let Some(request) = self.requests.get(&id) else { return };
         let changes = request.kind != RequestKind::Read;
         if changes && request.error.is_none() && !self.meta.failure_recorded() && !self.broken {
