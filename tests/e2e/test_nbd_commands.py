@@ -98,6 +98,26 @@ def test_unaligned_requests_touch_nothing(t, array):
 
 
 @on_shared
+def test_odd_reads_of_those_who_were_told_no_block_sizes(t, array):
+    """EXPORT_NAME has no place for them: reads at any byte are served then, everything else is refused as ever."""
+    for structured in (False, True):
+        with Raw(array.socket) as raw:
+            raw.greet()
+            raw.negotiate(structured, False, (), b"")
+            raw.export_name()
+            data = bytes(i * 31 & 0xFF for i in range(16384))
+            raw.write(4 * MIB, data)
+            for offset, length in ((1, 1), (1, 1024), (511, 2), (0, 100), (700, 9000), (16383, 1)):
+                t.check(raw.read(4 * MIB + offset, length) == data[offset:offset + length], f"{length} bytes at +{offset} differ")
+            t.check(len(raw.read(raw.size - 1, 1)) == 1, "the last byte can be read")
+            t.check(raw.ask(rawnbd.READ, raw.size - 1, 2) == EINVAL, "a read past the end")
+            for command in (rawnbd.WRITE, rawnbd.TRIM, rawnbd.CACHE, rawnbd.WRITE_ZEROES):
+                got = raw.ask(command, 4 * MIB + 1, 512, payload_of(command, 512))
+                t.check(got == EINVAL, f"{NAMES[command]} at an odd byte: {got}")
+            t.check(raw.read(4 * MIB, 16384) == data, "data was touched")
+
+
+@on_shared
 def test_zero_length(t, array):
     """Nothing to do is done; a read of nothing is an empty answer. Only block status has nothing to say."""
     for raw in sessions(array):

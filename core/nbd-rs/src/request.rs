@@ -148,7 +148,8 @@ pub struct Request {
     pub cookie: u64,
     /// First byte of the range; zero for a flush, the new size for a resize.
     pub offset: u64,
-    /// Bytes of the range; zero only for a flush and a resize. At most [`limit::PAYLOAD`] for a read and a
+    /// Bytes of the range; zero only for a flush and a resize. Whole minimum blocks from block to block, but for
+    /// reads in a session with [`Session::odd_reads`]. At most [`limit::PAYLOAD`] for a read and a
     /// write; in a session with extended headers the others go to the end of the export.
     pub len: u64,
     /// Answer only when the request's own writes are durable. May be set on any command.
@@ -422,7 +423,8 @@ fn flag_mask(command: Command, session: &Session) -> u16 {
 fn check_range(request: &Request, session: &Session) -> Result<(), Refusal> {
     // The minimum is a power of two, so one test over the joined bits covers offset and length.
     let minimum = u64::from(session.block_sizes().minimum());
-    let aligned = (request.offset | request.len) & (minimum - 1) == 0;
+    let odd = request.command == Command::Read && session.odd_reads();
+    let aligned = odd || (request.offset | request.len) & (minimum - 1) == 0;
     match request.command {
         Command::Flush if request.offset == 0 && request.len == 0 => return Ok(()),
         Command::Flush => return Err((Errno::Inval, "a flush has no range")),
@@ -442,7 +444,7 @@ fn check_range(request: &Request, session: &Session) -> Result<(), Refusal> {
         return Err((Errno::Inval, "the range is not a multiple of the minimum block size"));
     }
     match request.command {
-        Command::Read if request.len > u64::from(limit::PAYLOAD) => {
+        Command::Read if session.read_span(request.offset, request.len).1 > u64::from(limit::PAYLOAD) => {
             let errno = if session.structured() { Errno::Overflow } else { Errno::Inval };
             Err((errno, "the read is longer than the server answers in one piece"))
         }

@@ -108,6 +108,8 @@ pub struct Negotiated {
     pub headers: Headers,
     /// The metadata contexts that were selected for this export.
     pub contexts: Contexts,
+    /// The client was told no block sizes: it came by `EXPORT_NAME`.
+    pub sizes_untold: bool,
     /// The client asked for no padding after `EXPORT_NAME`. The handshake has acted on it already.
     pub no_zeroes: bool,
 }
@@ -121,6 +123,8 @@ pub struct Session {
     features: Features,
     headers: Headers,
     contexts: Contexts,
+    /// Reads may start and end at any byte.
+    odd_reads: bool,
     draining: bool,
 }
 
@@ -134,6 +138,7 @@ impl Session {
             features: export.features(),
             headers: negotiated.headers,
             contexts: if negotiated.headers.has_chunks() { negotiated.contexts } else { Contexts::NONE },
+            odd_reads: negotiated.sizes_untold && export.features().odd_reads,
             draining: false,
         }
     }
@@ -158,6 +163,21 @@ impl Session {
     /// Block sizes of the export.
     pub fn block_sizes(&self) -> BlockSizes {
         self.block
+    }
+
+    /// Whether reads may start and end at any byte; [`Features::odd_reads`] says for whom.
+    pub fn odd_reads(&self) -> bool {
+        self.odd_reads
+    }
+
+    /// The smallest range of whole minimum blocks that holds the `len` bytes from `offset` on: its first byte
+    /// and its length. It is what to read for a [`crate::Command::Read`], and is another range than the
+    /// request's own only in a session with [`odd_reads`](Self::odd_reads).
+    pub fn read_span(&self, offset: u64, len: u64) -> (u64, u64) {
+        let minimum = u64::from(self.block.minimum());
+        let start = offset - offset % minimum;
+        let len = (offset - start).saturating_add(len);
+        (start, len.checked_next_multiple_of(minimum).unwrap_or(u64::MAX))
     }
 
     /// What the export can do.

@@ -75,6 +75,8 @@ pub enum ConnectionError {
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) request: Request,
+    /// What the array is asked for: first byte and length. For a read as long as the buffer.
+    pub(crate) range: (u64, u64),
     pub(crate) payload: Option<PoolBuf>,
 }
 
@@ -128,6 +130,8 @@ pub(crate) struct Connection {
     header: Vec<u8>,
     /// It begins no further request: what comes is left to a successor.
     paused: bool,
+    /// Requests that the array gave back, as they came: a successor begins with them.
+    recalled: Vec<u8>,
     /// The last write was large.
     large: bool,
     /// The last attempt to be let in failed for want of memory.
@@ -193,6 +197,7 @@ impl Connection {
             reading: Reading::Header,
             header: Vec::new(),
             paused: false,
+            recalled: Vec::new(),
             large: false,
             hungry: false,
             in_flight: 0,
@@ -297,7 +302,7 @@ impl Connection {
         if !self.is_settled() {
             return None;
         }
-        let mut leftover = Vec::new();
+        let mut leftover = self.recalled;
         match &self.reading {
             Reading::Header => {}
             Reading::Filter(_) | Reading::Admission(_) => leftover.extend_from_slice(&self.header),
@@ -486,10 +491,10 @@ impl Connection {
             return (Reading::Admission(request), false);
         }
         if !matches!(request.command, Command::Read | Command::Write) {
-            self.start(Work { request, payload: None }, work);
+            self.start(request, None, work);
             return (Reading::Header, true);
         }
-        let len = bytes(request.len);
+        let len = bytes(self.range_of(&request).1);
         let held = self.bytes.saturating_add(footprint(len));
         if self.bytes > 0 && held > self.limits.bytes {
             return (Reading::Admission(request), false);
@@ -506,7 +511,7 @@ impl Connection {
             return (Reading::Payload(request, buf, 0), true);
         }
         self.large = false;
-        self.start(Work { request, payload: Some(buf) }, work);
+        self.start(request, Some(buf), work);
         (Reading::Header, true)
     }
 
@@ -524,13 +529,28 @@ impl Connection {
         if have < buf.len() {
             return (Reading::Payload(request, buf, have), false);
         }
-        self.start(Work { request, payload: Some(buf) }, work);
+        self.start(request, Some(buf), work);
         (Reading::Header, true)
     }
 
-    fn start(&mut self, item: Work, work: &mut Vec<Work>) {
+    fn start(&mut self, request: Request, payload: Option<PoolBuf>, work: &mut Vec<Work>) {
         self.in_flight += 1;
-        work.push(item);
+        work.push(Work { request, range: self.range_of(&request), payload });
+    }
+
+    /// What has to be read or written: a read may start and end within blocks, if its client cannot know
+    /// them.
+    fn range_of(&self, request: &Request) -> (u64, u64) {
+        match request.command {
+            Command::Read => self.session.read_span(request.offset, request.len),
+            _ => (request.offset, request.len),
+        }
+    }
+
+    /// Of what was read, where that which was asked for begins and ends.
+    fn asked_for(&self, request: &Request) -> (u64, u64) {
+        let start = request.offset.saturating_sub(self.range_of(request).0);
+        (start, start.saturating_add(request.len))
     }
 
     /// Answers what needs nothing of the array. A trim is a hint, and forgetting nothing is a way to follow
@@ -568,11 +588,14 @@ impl Connection {
         volume: &str,
     ) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        match (result, payload) {
+        // What is lost behind the end of an odd read was not asked for.
+        let beside = matches!(result, Err(RequestError::Unreadable { at }) if u64::from(at) >= self.asked_for(request).1);
+        match (if beside { Ok(()) } else { result }, payload) {
             (Ok(()), Some(buf)) if request.command == Command::Read => {
                 self.out.head(self.session.read_ok(request).as_bytes());
                 self.bytes = self.bytes.saturating_sub(if buf.is_empty() { footprint(0) } else { 0 });
-                self.out.payload(buf);
+                let (start, end) = self.asked_for(request);
+                self.out.payload_part(buf, bytes(start), bytes(end));
                 return;
             }
             (Ok(()), _) => self.out.head(self.session.done(request).as_bytes()),
@@ -582,6 +605,7 @@ impl Connection {
                     return;
                 }
             }
+            (Err(RequestError::Recalled), payload) => self.put_back(request, payload),
             (Err(err), _) => {
                 let (errno, text) = explain(err);
                 let text = format!("{volume}: {text}");
@@ -589,7 +613,17 @@ impl Connection {
             }
         }
         if matches!(request.command, Command::Read | Command::Write) {
-            self.bytes = self.bytes.saturating_sub(footprint(bytes(request.len)));
+            self.bytes = self.bytes.saturating_sub(footprint(bytes(self.range_of(request).1)));
+        }
+    }
+
+    /// Keeps a request that the array gave back, as the client would send it. The array gives back in order
+    /// of arrival, so that the order of the stream stays.
+    fn put_back(&mut self, request: &Request, payload: Option<PoolBuf>) {
+        let headers = self.session.headers();
+        self.recalled.extend_from_slice(request.header(headers).encode(headers).as_bytes());
+        if let Some(buf) = payload {
+            self.recalled.extend_from_slice(&buf.to_vec());
         }
     }
 
@@ -597,12 +631,13 @@ impl Connection {
     /// a way to say so. Says whether they were queued, and the buffer with them.
     fn send_unreadable(&mut self, request: &Request, buf: PoolBuf, at: u32, volume: &str) -> bool {
         let text = format!("{volume}: the members that are left do not have the data from here on");
-        let good = u64::from(at);
+        let (start, end) = self.asked_for(request);
+        let good = u64::from(at).clamp(start, end) - start;
         let offset = request.offset.saturating_add(good);
         let head = self.session.read_good_part(request, good);
         if let Some(head) = &head {
             self.out.head(head.as_bytes());
-            self.out.payload_part(buf, bytes(good));
+            self.out.payload_part(buf, bytes(start), bytes(start.saturating_add(good)));
         }
         self.out.head(self.session.error_at(request, Errno::Io, offset, &text).as_bytes());
         head.is_some()

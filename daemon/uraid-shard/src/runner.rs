@@ -238,6 +238,11 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
         self.tell(Event::Scrub { repair });
     }
 
+    /// Asks the array to give back what would take long, unanswered: see [`Event::Recall`].
+    pub fn recall(&mut self) {
+        self.tell(Event::Recall);
+    }
+
     /// Asks the array to stop; [`stopped`](Self::stopped) says when it has.
     pub fn stop(&mut self) {
         self.tell(Event::Stop);

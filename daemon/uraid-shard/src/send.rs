@@ -64,17 +64,11 @@ impl Outbox {
         }
     }
 
-    /// Appends a payload.
-    pub(crate) fn payload(&mut self, buf: PoolBuf) {
-        let len = buf.len();
-        self.payload_part(buf, len);
-    }
-
-    /// Appends the first `end` bytes of a payload.
-    pub(crate) fn payload_part(&mut self, buf: PoolBuf, end: usize) {
+    /// Appends the bytes of a payload from `start` to `end`.
+    pub(crate) fn payload_part(&mut self, buf: PoolBuf, start: usize, end: usize) {
         let end = end.min(buf.len());
-        if end > 0 {
-            self.pieces.push_back(Piece::Payload(buf, 0, end));
+        if start < end {
+            self.pieces.push_back(Piece::Payload(buf, start, end));
         }
     }
 
@@ -223,7 +217,7 @@ mod tests {
                 let end = if i % 2 == 0 { len } else { len / 2 };
                 expected.truncate(expected.len() - (len - end));
                 taken -= if end == 0 && len > 0 { footprint(len) } else { 0 };
-                out.payload_part(buf, end);
+                out.payload_part(buf, 0, end);
             }
         }
         let mut got = Vec::new();

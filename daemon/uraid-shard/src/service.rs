@@ -385,12 +385,12 @@ impl Service {
     /// Hands requests to the array, and makes it work when that is much. Says how many bytes they are.
     fn feed(&mut self, key: ClientKey, work: &mut Vec<Work>, now: Tick) -> Result<u64, Fatal> {
         let (mut bytes, mut all) = (0, 0);
-        for Work { request, payload } in work.drain(..) {
+        for Work { request, range, payload } in work.drain(..) {
             let Some(kind) = kind_of(&request) else {
                 self.tell_status(key, &request);
                 continue;
             };
-            let (offset, len) = (request.offset, request.len);
+            let (offset, len) = range;
             let payload_bytes = payload.as_ref().map_or(0, |buf| buf.len() as u64);
             bytes += payload_bytes;
             all += payload_bytes;
@@ -541,6 +541,7 @@ impl Service {
                 tracing::info!(volume = self.name, "handing over");
                 self.stopping = Some(deadline_from(now, deadline));
                 self.clients.pause_all();
+                self.runner.recall();
                 self.hand_over = Some(HandOver::new(reply, now));
             }
             Command::Stop(deadline) => self.stop(now, deadline),

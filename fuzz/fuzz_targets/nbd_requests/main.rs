@@ -34,6 +34,7 @@ fn session(headers: u8, features: u8, block: u8) -> Session {
         fast_zero: on(6),
         cache: on(7),
         multi_conn: on(3),
+        odd_reads: on(2),
         resize: on(4),
     };
     let minimum = 1 << (block & 15);
@@ -44,7 +45,7 @@ fn session(headers: u8, features: u8, block: u8) -> Session {
     let contexts = (0..2).filter(|place| headers >> (2 + place) & 1 != 0).filter_map(Context::nth);
     let contexts = contexts.fold(Contexts::NONE, Contexts::with);
     let headers = [Headers::Simple, Headers::Structured, Headers::Extended][usize::from(headers & 3) % 3];
-    Session::new(&export, &Negotiated { headers, contexts, ..Negotiated::default() })
+    Session::new(&export, &Negotiated { headers, contexts, sizes_untold: on(1), ..Negotiated::default() })
 }
 
 /// What a server sends to a stream, without the data of reads.

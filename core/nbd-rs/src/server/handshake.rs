@@ -260,9 +260,9 @@ impl ServerHandshake {
         }
         match option::handle(option, len, data, &self.exports, &mut self.agreed, &mut self.output) {
             Next::Option => State::OptionHeader(Partial::new()),
-            Next::Transmission(export) => {
-                State::Finished(Outcome::Transmission(self.agreed.negotiated(export)))
-            }
+            Next::Transmission(export) => State::Finished(Outcome::Transmission(
+                self.agreed.negotiated(export, option == opt::EXPORT_NAME),
+            )),
             Next::Close(why) => State::Finished(Outcome::Close(why)),
         }
     }

@@ -28,9 +28,9 @@ impl Agreement {
     }
 
     /// The agreement for the chosen export. Contexts that were selected for another one are void.
-    pub(super) fn negotiated(&self, export: usize) -> Negotiated {
+    pub(super) fn negotiated(&self, export: usize, sizes_untold: bool) -> Negotiated {
         let contexts = self.contexts_of(export);
-        Negotiated { export, headers: self.headers, contexts, no_zeroes: self.no_zeroes }
+        Negotiated { export, headers: self.headers, contexts, sizes_untold, no_zeroes: self.no_zeroes }
     }
 
     fn contexts_of(&self, export: usize) -> Contexts {

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use nbd_rs::reply::{self, ChunkTo, Reply, ReplyBody};
-use nbd_rs::wire::{EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, cmd, cmd_flag};
+use nbd_rs::wire::{EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, cmd, cmd_flag, limit};
 use nbd_rs::{
     BlockSizes, ClientMisbehaved, Command, Context, Contexts, Errno, Features, Headers, Negotiated, Request,
     RequestHeader, Session, Verdict, validate,
@@ -84,6 +84,38 @@ fn past_the_end_has_an_errno_a_command() {
         }
         assert_eq!(errno(&full(), &header(command, 0, SIZE - 512, 512)), None);
     }
+}
+
+/// Only reads, only of clients that cannot know better, only if the export serves them, and never past the
+/// end or longer than a payload.
+#[test]
+fn odd_reads_are_for_those_who_know_no_block_sizes() {
+    let of = |odd_reads: bool, sizes_untold: bool| {
+        let negotiated = Negotiated { sizes_untold, ..negotiated(false, false) };
+        session(Features { odd_reads, ..everything() }, block(), SIZE, negotiated)
+    };
+    let odd = of(true, true);
+    for (offset, len) in [(1, 1), (511, 2), (513, 512), (0, 100), (SIZE - 1, 1)] {
+        assert_eq!(errno(&odd, &header(cmd::READ, 0, offset, len)), None, "{offset}+{len}");
+        for other in [of(true, false), of(false, true)] {
+            assert_eq!(errno(&other, &header(cmd::READ, 0, offset, len)), Some(Errno::Inval));
+        }
+        for command in [cmd::WRITE, cmd::TRIM, cmd::CACHE, cmd::WRITE_ZEROES] {
+            assert_eq!(errno(&odd, &header(command, 0, offset, len)), Some(Errno::Inval));
+        }
+        let (start, span) = odd.read_span(offset, len);
+        let end = start + span;
+        assert!(start % 512 == 0 && end % 512 == 0 && end <= SIZE);
+        assert!(start <= offset && offset - start < 512 && offset + len <= end && end - (offset + len) < 512);
+    }
+    assert_eq!(errno(&odd, &header(cmd::READ, 0, SIZE - 1, 2)), Some(Errno::Inval));
+    assert_eq!(errno(&odd, &header(cmd::READ, 0, u64::MAX, 2)), Some(Errno::Inval));
+    let negotiated = Negotiated { sizes_untold: true, ..negotiated(false, false) };
+    let large = session(Features { odd_reads: true, ..everything() }, block(), 1 << 40, negotiated);
+    let most = u64::from(limit::PAYLOAD);
+    assert_eq!(errno(&large, &header(cmd::READ, 0, 512, most)), None);
+    assert_eq!(errno(&large, &header(cmd::READ, 0, 1, most)), Some(Errno::Inval));
+    assert_eq!(large.read_span(u64::MAX - 511, u64::MAX), (u64::MAX - 511, u64::MAX));
 }
 
 #[test]
@@ -391,10 +423,12 @@ fn oracle(h: &RequestHeader, s: &Session) -> Result<bool, Errno> {
         let space = h.command == cmd::WRITE || h.command == cmd::WRITE_ZEROES;
         return Err(if space { Errno::NoSpc } else { Errno::Inval });
     }
-    if offset % minimum != 0 || len % minimum != 0 {
+    let odd = h.command == cmd::READ && s.odd_reads();
+    if !odd && (offset % minimum != 0 || len % minimum != 0) {
         return Err(Errno::Inval);
     }
-    if h.command == cmd::READ && len > 64 << 20 {
+    let blocks = (offset + len).div_ceil(minimum) - offset / minimum;
+    if h.command == cmd::READ && blocks * minimum > 64 << 20 {
         return Err(if s.structured() { Errno::Overflow } else { Errno::Inval });
     }
     if h.command == cmd::BLOCK_STATUS && len == 0 {
@@ -416,13 +450,15 @@ fn random_session(rng: &mut Rng) -> Session {
         fast_zero: on(12),
         cache: on(14),
         multi_conn: on(16),
+        odd_reads: on(24),
         resize: on(22),
     };
     let minimum = rng.pick(&[1, 512, 4096]);
     let size = rng.pick(&[0, 4096, SIZE, SIZE + 511, 1 << 40, i64::MAX as u64]);
     let headers = rng.pick(&[Headers::Simple, Headers::Structured, Headers::Extended]);
     let block = BlockSizes::new(minimum, 4096, 32 << 20).unwrap();
-    session(features, block, size, negotiated_as(headers, on(20)))
+    let sizes_untold = headers != Headers::Extended && !on(26);
+    session(features, block, size, Negotiated { sizes_untold, ..negotiated_as(headers, on(20)) })
 }
 
 fn random_header(rng: &mut Rng, session: &Session) -> RequestHeader {

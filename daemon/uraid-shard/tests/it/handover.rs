@@ -96,6 +96,35 @@ fn a_stream_may_be_cut_at_any_byte() {
     assert_eq!(volume.stop().1, ShardExit::Stopped { clean: true });
 }
 
+/// Zeroes of the whole volume take long: a hand-over does not wait for them, and the successor does them,
+/// in order with what was sent behind them.
+#[test]
+fn zeroes_that_take_long_go_along() {
+    let mut volume = Volume::new(64 << 20, tuning());
+    let size = volume.export.size();
+    let mut client = volume.client(true);
+    let mut beside = volume.client_of(Headers::Extended, &[]);
+    client.write(0, &[0xee; 4096]).unwrap();
+    client.write(size - 4096, &[0xee; 4096]).unwrap();
+    for round in 0..5_u8 {
+        let zeroes = client.request(Command::WriteZeroes, 0, size as u32);
+        client.send(&zeroes, &[]);
+        let write = client.request(Command::Write, size - 4096, 4096);
+        client.send(&write, &[round; 4096]);
+        let more = beside.request(Command::WriteZeroes, 4096, (size - 8192) as u32);
+        beside.send(&more, &[]);
+        volume.wait_for("busy", |status| status.requests_in_flight >= 3);
+        volume = succeed(volume);
+        let asked = [zeroes, write];
+        let answers = [client.answer(&asked), client.answer(&asked)];
+        assert!(answers.iter().all(|(_, answer)| *answer == Ok(vec![])), "{answers:?}");
+        assert_eq!(beside.answer(&[more]).1, Ok(vec![]));
+        assert_eq!(client.read(0, 4096).unwrap(), [0; 4096]);
+        assert_eq!(client.read(size - 4096, 4096).unwrap(), [round; 4096], "the write came after the zeroes");
+    }
+    assert_eq!(volume.stop().1, ShardExit::Stopped { clean: true });
+}
+
 /// A client that takes nothing for a while gets all of its answers in the end, each once.
 #[test]
 fn answers_that_were_not_taken_go_along() {

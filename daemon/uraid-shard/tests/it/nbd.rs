@@ -330,6 +330,42 @@ fn a_read_that_fails_gives_the_good_data_and_names_the_first_lost_byte() {
     volume.wait_for("given back", |status| status.pool_in_use == 0);
 }
 
+/// A client of `EXPORT_NAME` reads what it likes; what is lost beside it is no error of its read.
+#[test]
+fn odd_reads_give_just_the_bytes() {
+    let volume = Volume::new(DATA, tuning());
+    let mut rng = Rng(0x6e62_6407);
+    let model = rng.bytes(volume.export.size() as usize);
+    volume.client(true).write(0, &model).unwrap();
+    let volume = Volume::open(volume.stop().0, tuning());
+    for headers in [Headers::Simple, Headers::Structured] {
+        let mut client = volume.client_who_knows_no_sizes(headers);
+        for _ in 0..200 {
+            let len = 1 + rng.below(20_000);
+            let at = rng.below(volume.export.size() - len);
+            let data = client.read(at, len as u32).unwrap();
+            assert!(data == model[at as usize..(at + len) as usize], "{len} bytes at {at}");
+        }
+    }
+    let geometry = volume.status().geometry;
+    for member in 0..3 {
+        std::fs::File::options().write(true).open(volume.member_path(member)).unwrap().set_len(0).unwrap();
+    }
+    let chunk = geometry.chunk_bytes();
+    let is_lost = |index: u64| {
+        let piece = geometry.piece(index * chunk, 512);
+        geometry.pattern(piece.stripe).roles[usize::from(piece.lane)].0 < 3
+    };
+    let edge = (1..20).find(|index| !is_lost(index - 1) && is_lost(*index)).unwrap() * chunk;
+    let mut client = volume.client_who_knows_no_sizes(Headers::Structured);
+    assert!(client.read(edge - 700, 700).unwrap() == model[(edge - 700) as usize..edge as usize]);
+    assert_eq!(client.read(edge - 700, 701), Err(Errno::Io));
+    let (data, offset, _) = client.failed.take().unwrap();
+    assert_eq!(offset, Some(edge));
+    assert!(data == model[(edge - 700) as usize..edge as usize]);
+    volume.wait_for("given back", |status| status.pool_in_use == 0);
+}
+
 #[test]
 fn what_the_handshake_received_too_much_is_not_lost() {
     let volume = Volume::new(DATA, tuning());

@@ -152,6 +152,7 @@ impl Volume {
             fast_zero: true,
             cache: true,
             multi_conn: true,
+            odd_reads: true,
             ..Features::default()
         };
         let block = BlockSizes::new(512, CHUNK, 32 << 20).unwrap();
@@ -223,6 +224,18 @@ impl Volume {
         let connection = NewConnection::client(socket, session, leftover, "test".to_owned());
         self.handle.connect(NewConnection { terms, ..connection }).unwrap();
         Client { stream: ours, headers, input: Vec::new(), cookie: 0, failed: None }
+    }
+
+    /// One that came by `EXPORT_NAME`.
+    pub(crate) fn client_who_knows_no_sizes(&self, headers: Headers) -> Client {
+        let negotiated = Negotiated { headers, sizes_untold: true, ..Negotiated::default() };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        let session = Session::new(&self.export, &negotiated);
+        self.handle
+            .connect(NewConnection::client(theirs.into(), session, vec![], "test".to_owned()))
+            .unwrap();
+        Client { headers, ..Client::over(ours) }
     }
 
     pub(crate) fn status(&self) -> ShardStatus {
