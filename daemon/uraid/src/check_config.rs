@@ -11,12 +11,16 @@ use crate::commands::load;
 use crate::failure::Failure;
 use crate::{out, serve};
 
-/// Checks the file without looking at the members.
+/// Checks the file without looking at the members. What it says of other files and of accounts may hold on
+/// another machine or for another user, so what is wrong with these is a note; `strict`, it is an error.
 ///
 /// # Errors
 /// It cannot be read or has problems; all of them are in the text.
-pub fn run(file: &Path) -> Result<(), Failure> {
+pub fn run(file: &Path, strict: bool) -> Result<(), Failure> {
     let config = load(file)?;
+    if strict {
+        serve::check(&config)?;
+    }
     let mut text = format!("{}: no problem found; {} members\n", file.display(), config.members.len());
     if config.assemble.force {
         text +=

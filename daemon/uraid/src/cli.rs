@@ -272,6 +272,10 @@ pub struct CheckConfigArgs {
     /// The file.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Fail also if a daemon of this user on this machine could not use certificates, lists and groups
+    /// that the file names; without it these are notes.
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// `uraid kernels`
@@ -391,6 +395,7 @@ mod tests {
             "uraid serve --device auto a b c",
             "uraid serve --device /dev/nbd3 a b c",
             "uraid check-config v.toml",
+            "uraid check-config --strict v.toml",
             "uraid kernels",
             "uraid kernels --json --quick --kernel measured",
             "uraid engines",

@@ -25,7 +25,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Create(args) => create::run(&args),
         Command::Serve(args) => serve::run(serve_config(&args)?, config_file(&args).map(Path::to_owned)),
         Command::Examine(args) => examine::run(&args),
-        Command::CheckConfig(args) => check_config::run(&args.file),
+        Command::CheckConfig(args) => check_config::run(&args.file, args.strict),
         Command::Kernels(args) => kernels::run(&args),
         Command::Engines(args) => engines::run(&args),
         Command::Generate(args) => generate::run(&args),

@@ -42,6 +42,7 @@ def tell(story):
         admin.load_start(*both)
         remark.append(told(admin.load_end(*both)))
         admin.no_trouble(*both)
+    reload(story, admin, tank)
     fail_and_add(story, admin, tank, spares["tank"])
     pull(story, admin, pool, spares["pool"])
     restarts(story, admin, both, times=2)
@@ -97,6 +98,25 @@ def timed_start(admin, volume, command):
     ready, device = admin.times(volume)
     admin.story.say(f"ready after {ready:.2f} s, device after {device:.2f} s, host slower by {done.slowness:.1f}")
     return max(ready, device) / done.slowness
+
+
+def reload(story, admin, volume):
+    """A configuration is read again; one that cannot be used is refused, and the volume goes on as before."""
+    with story.step("systemctl reload: taken, or refused with the reason"):
+        file, text, pid = f"/etc/uraid/{volume.name}.toml", volume.config(), admin.main_pid(volume)
+
+        def reload_with(line):
+            admin.write(file, f"{line}\n{text}")
+            return admin.sh(f"systemctl reload {volume.unit}", ok=None).code
+        story.check(reload_with('allow_users = ["root"]') == 0, "a good file is refused")
+        admin.until("the reload", lambda: "allow_users" in admin.journal(volume, extra="-n 20"))
+        for word in ("no_such_key", "no-such-user"):
+            line = 'allow_users = ["no-such-user"]' if "user" in word else f"{word} = 1"
+            story.check(reload_with(line) != 0, f"systemctl reload is content with {line}")
+            story.check(word in admin.journal(volume, extra="-n 20"), f"the journal does not name {word}")
+        story.check(reload_with("") == 0, "a good file is refused")
+        story.check(admin.main_pid(volume) == pid, "another daemon serves now")
+        admin.no_trouble(volume)
 
 
 def fail_and_add(story, admin, volume, spare):

@@ -106,7 +106,10 @@ impl Sockets {
 }
 
 /// The group of unix sockets for clients: the one that is named, or disk for a daemon that may give it.
-fn socket_group(access: &Access) -> Result<Option<u32>, Failure> {
+///
+/// # Errors
+/// There is no group of the name that is named.
+pub(super) fn socket_group(access: &Access) -> Result<Option<u32>, Failure> {
     match &access.socket_group {
         Some(account) => group(account, "socket_group").map(Some).map_err(Failure::operating),
         None if geteuid().is_root() => Ok(group(&Account::Name(DISK_GROUP.to_owned()), "socket_group").ok()),

@@ -36,7 +36,7 @@ mod tls;
 mod tuning;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -183,10 +183,23 @@ struct Plan {
 
 /// What is wrong or doubtful about the files and accounts that a configuration names, on this machine.
 pub(crate) fn file_notes(config: &Config) -> Vec<String> {
-    match Settings::of(config) {
+    let mut notes = match Settings::of(config) {
         Ok(settings) => settings.doubts().to_vec(),
         Err(why) => vec![why],
-    }
+    };
+    notes.extend(listen::socket_group(&config.access).err().map(|why| why.to_string()));
+    notes.extend(config.events.hook.as_deref().and_then(hook_doubt));
+    notes
+}
+
+/// Why a hook cannot be run, as far as one can see without running it.
+fn hook_doubt(program: &Path) -> Option<String> {
+    let runs = match std::fs::metadata(program) {
+        Ok(found) if found.is_dir() => Err("it is a directory".to_owned()),
+        Ok(_) => nix::unistd::access(program, nix::unistd::AccessFlags::X_OK).map_err(|why| why.to_string()),
+        Err(why) => Err(why.to_string()),
+    };
+    runs.err().map(|why| format!("`hook` in [events]: {} cannot be run: {why}", program.display()))
 }
 
 /// Whether the files and accounts that a configuration names can be used on this machine.
@@ -194,7 +207,8 @@ pub(crate) fn file_notes(config: &Config) -> Vec<String> {
 /// # Errors
 /// The first that cannot.
 pub(crate) fn check(config: &Config) -> Result<(), Failure> {
-    Settings::of(config).map(|_| ()).map_err(Failure::operating)
+    Settings::of(config).map_err(Failure::operating)?;
+    listen::socket_group(&config.access).map(|_| ())
 }
 
 fn make_engine(config: &Config) -> Result<(async_tx::Engine, Offload), Failure> {

@@ -64,6 +64,14 @@ fn a_configuration_is_checked_with_all_its_problems() {
     bench.file("require.toml", require, require.len() as u64);
     let text = bench.uraid(&["check-config", "require.toml"]).ok();
     assert!(text.contains("no DSA work queue of this machine can be used"), "{text}");
+    let doubtful =
+        b"members = ['a', 'b']\nsocket_group = 'no-such-group'\n[events]\nhook = '/no/such/hook'\n";
+    bench.file("doubtful.toml", doubtful, doubtful.len() as u64);
+    let text = bench.uraid(&["check-config", "doubtful.toml"]).ok();
+    assert!(text.contains("no-such-group") && text.contains("/no/such/hook cannot be run"), "{text}");
+    let strict = bench.uraid(&["check-config", "--strict", "doubtful.toml"]);
+    assert!(strict.code == 1 && strict.stderr.contains("no-such-group"), "{strict:?}");
+    bench.uraid(&["check-config", "--strict", "good.toml"]).ok();
     let bad = b"members = 3\nkernle = 'auto'\n";
     bench.file("bad.toml", bad, bad.len() as u64);
     for args in [&["check-config", "bad.toml"][..], &["serve", "bad.toml"]] {
