@@ -64,6 +64,7 @@ run_tests() {
     suite "Examples in the documentation (Rust)" "$logs/doc" doc_tests
     suite "Real clients, a real kernel, crashes and bad input (takes some minutes)" "$logs/e2e" \
         as_root "$(python)" -B tests/e2e/run.py
+    suite "An administrator's day on a Debian with systemd (takes some minutes)" "$logs/machine" e2e_machine
     rm -rf "$logs"
     finish
 }

@@ -92,7 +92,14 @@ fn execute(session: &mut Session, request: &Request, status: u8, sent: &mut Vec<
     let end = request.offset.checked_add(request.len).expect("it was checked");
     let minimum = u64::from(session.block_sizes().minimum());
     assert!(request.command == Command::Resize || end <= session.size());
-    assert!(request.offset % minimum == 0 && request.len % minimum == 0);
+    if request.command == Command::Read {
+        let (start, len) = session.read_span(request.offset, request.len);
+        assert!(start <= request.offset && end <= start + len && start + len <= session.size());
+        assert!(start % minimum == 0 && len % minimum == 0);
+        assert!(session.odd_reads() || (start, len) == (request.offset, request.len));
+    } else {
+        assert!(request.offset % minimum == 0 && request.len % minimum == 0);
+    }
     match (request.command, status & 3) {
         (Command::BlockStatus, _) => {
             let extents = (0..6u64).map(|i| Extent {
