@@ -16,8 +16,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nbd_rs::{
-    Answer, ClientMisbehaved, Command, Context, Errno, Extent, Request, RequestHeader, Session, StatusFilter,
-    Verdict, validate,
+    Answer, ClientMisbehaved, Command, Context, Errno, Extent, Headers, Request, RequestHeader, Session,
+    StatusFilter, Verdict, validate, wire::cmd,
 };
 use thiserror::Error;
 use uraid_blockio::PoolBuf;
@@ -270,7 +270,7 @@ impl Connection {
 
     /// Whether everything was read, done and answered: it can be closed.
     pub(crate) fn has_ended(&self) -> bool {
-        matches!(self.reading, Reading::End) && self.in_flight == 0 && self.out.is_empty()
+        matches!(self.reading, Reading::End) && self.is_quiet() && self.recalled.is_empty()
     }
 
     /// From now on every new request is answered with `ESHUTDOWN`.
@@ -296,10 +296,10 @@ impl Connection {
     }
 
     /// The socket, and what a successor has to know: the rules, every byte that was read and belongs to no
-    /// request that was answered, and every byte of answers that was not sent. None if it is at its end, or
-    /// not settled.
+    /// request that was answered, and every byte of answers that was not sent. None if it is not settled, or at
+    /// its end with nothing of all that.
     pub(crate) fn hand_over(self) -> Option<(OwnedFd, Session, Vec<u8>, Vec<u8>)> {
-        if !self.is_settled() {
+        if !self.is_settled() || self.has_ended() {
             return None;
         }
         let mut leftover = self.recalled;
@@ -310,7 +310,9 @@ impl Connection {
                 leftover.extend_from_slice(&self.header);
                 leftover.extend(buf.to_vec().get(..*have).unwrap_or_default());
             }
-            Reading::Skip(..) | Reading::End => return None,
+            // What was received behind the end means nothing, to a successor either.
+            Reading::End => leftover.extend_from_slice(&disconnect(self.session.headers())),
+            Reading::Skip(..) => return None,
         }
         leftover.extend_from_slice(self.input.rest());
         Some((self.socket, self.session, leftover, self.out.into_bytes()))
@@ -660,6 +662,12 @@ impl Connection {
         }
         Ok(sent.bytes)
     }
+}
+
+/// The request after which a client sends no other.
+fn disconnect(headers: Headers) -> Vec<u8> {
+    let header = Request::new(Command::Flush, 0, 0, 0).header(headers);
+    RequestHeader { command: cmd::DISC, ..header }.encode(headers).as_bytes().to_vec()
 }
 
 /// A length of a payload that passed `validate`, which takes no more than 64 MiB.

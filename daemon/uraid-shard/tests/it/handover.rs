@@ -125,6 +125,38 @@ fn zeroes_that_take_long_go_along() {
     assert_eq!(volume.stop().1, ShardExit::Stopped { clean: true });
 }
 
+/// What was asked before the end of a stream is done and answered, by the successor if need be.
+#[test]
+fn a_client_at_its_end_is_answered_by_the_successor() {
+    let mut volume = Volume::new(64 << 20, tuning());
+    let size = volume.export.size();
+    for round in 0..4_u8 {
+        let headers = [Headers::Simple, Headers::Extended][usize::from(round % 2)];
+        let mut client = volume.client_of(headers, &[]);
+        client.write(0, &[0xee; 4096]).unwrap();
+        let zeroes = client.request(Command::WriteZeroes, 0, size as u32);
+        client.send(&zeroes, &[]);
+        let write = client.request(Command::Write, size - 4096, 4096);
+        client.send(&write, &[round; 4096]);
+        match round / 2 {
+            0 => client.disconnect(),
+            _ => client.stream.shutdown(std::net::Shutdown::Write).unwrap(),
+        }
+        volume.wait_for("busy", |status| status.requests_in_flight >= 2);
+        for _ in 0..3 {
+            volume = succeed(volume);
+        }
+        let asked = [zeroes, write];
+        let answers = [client.answer(&asked), client.answer(&asked)];
+        assert!(answers.iter().all(|(_, answer)| *answer == Ok(vec![])), "{answers:?}");
+        assert!(client.is_closed());
+        let mut other = volume.client(true);
+        assert_eq!(other.read(0, 4096).unwrap(), [0; 4096]);
+        assert_eq!(other.read(size - 4096, 4096).unwrap(), [round; 4096]);
+    }
+    assert_eq!(volume.stop().1, ShardExit::Stopped { clean: true });
+}
+
 /// A client that takes nothing for a while gets all of its answers in the end, each once.
 #[test]
 fn answers_that_were_not_taken_go_along() {
