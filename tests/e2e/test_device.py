@@ -48,6 +48,7 @@ def test_a_used_device_is_not_taken_away(t):
     facts = guest(t, "hold")
     t.check(facts["refused"].startswith("1 ") and "/run/mnt" in facts["refused"], f"not refused: {facts}")
     t.check(facts["detached"] == "yes" and facts["kept"] == "yes" and facts["forced"] == "0", f"{facts}")
+    t.check(facts["another"] == facts["kept_another"] == "/dev/nbd1", f"{facts}")
 
 
 def test_odd_restarts(t):

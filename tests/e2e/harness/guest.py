@@ -191,7 +191,14 @@ def hold(volume):
     forced = run(volume.uraid, "stop", "--force", "--control", CONTROL, ok=False)
     say("forced", forced.returncode)
     check(volume.manager.wait_end() == 0, f"no good end: {volume.manager.tail()}")
+    # What is cut off is still mounted. The volume gets another device, also after a crash.
+    volume.start()
+    say("another", volume.device())
+    volume.crash()
+    say("kept_another", volume.device())
     run("umount", "-l", MOUNT, ok=False)
+    volume.settle()
+    volume.stop()
 
 
 def odd(volume):

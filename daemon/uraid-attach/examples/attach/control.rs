@@ -76,7 +76,8 @@ impl Controlled {
     /// Takes over the device that a server that is dead had attached in this name.
     pub(crate) fn adopt(wanted: Connect, sockets: usize, memory: Memory) -> Result<Self> {
         let backend = wanted.backend.as_deref().context("--adopt goes with --backend")?;
-        let index = Host::here().find_backend(backend)?.context("no device is attached in this name")?;
+        let found = Host::here().find_backend(backend)?;
+        let index = *found.first().context("no device is attached in this name")?;
         let (netlink, events) = (Netlink::open()?, Events::subscribe()?);
         let device = Device::Netlink { index, netlink, events };
         let (memory, since) = (Arc::new(memory), SystemTime::now());

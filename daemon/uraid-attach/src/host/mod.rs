@@ -115,16 +115,17 @@ impl Host {
         }
     }
 
-    /// The attached device with this backend.
+    /// The devices that are shown as attached with this backend. There may be more than one:
+    /// [`Netlink::is_cut_off`](crate::Netlink::is_cut_off) tells those that are on their way out.
     ///
     /// # Errors
     /// sysfs cannot be read.
-    pub fn find_backend(&self, backend: &str) -> Result<Option<u32>, AttachError> {
-        let found = self.devices()?.into_iter().find(|device| {
+    pub fn find_backend(&self, backend: &str) -> Result<Vec<u32>, AttachError> {
+        let of_backend = |device: &DeviceState| {
             let attached = device.attached.as_ref();
             attached.and_then(|attached| attached.backend.as_deref()) == Some(backend)
-        });
-        Ok(found.map(|device| device.index))
+        };
+        Ok(self.devices()?.into_iter().filter(of_backend).map(|device| device.index).collect())
     }
 
     /// Where the device's node is.

@@ -147,6 +147,23 @@ impl Netlink {
         })
     }
 
+    /// Whether a device that is shown as attached with this backend was detached although somebody has it open.
+    /// It is shown as long as he has, takes no sockets any more, and all that he asks of it fails.
+    ///
+    /// # Errors
+    /// As [`Netlink::reconfigure`].
+    pub fn is_cut_off(&mut self, index: u32, backend: &str) -> Result<bool, AttachError> {
+        // A change of nothing. Of all that is wrong with a change, nothing but this can be wrong with that one.
+        let change = Reconfigure { backend: Some(backend.to_owned()), ..Reconfigure::default() };
+        match self.reconfigure(index, &change, &[]) {
+            Ok(()) => Ok(false),
+            Err(AttachError::NotAttached { .. } | AttachError::Refused { errno: Errno::EINVAL, .. }) => {
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Changes an attached device: new sockets in the place of dead ones, a size, timeouts.
     ///
     /// New sockets take the places of dead ones only; those for which there is no place are dropped

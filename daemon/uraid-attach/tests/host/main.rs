@@ -21,8 +21,10 @@ fn devices_are_listed_by_number_with_what_they_are_attached_to() {
     assert_eq!(devices[1].attached, None);
     let attached = devices[2].attached.as_ref().unwrap();
     assert_eq!((attached.backend.as_deref(), attached.read_only), (None, true));
-    assert_eq!(tree.host().find_backend("uraid:tank").unwrap(), Some(0));
-    assert_eq!(tree.host().find_backend("uraid:other").unwrap(), None);
+    assert_eq!(tree.host().find_backend("uraid:tank").unwrap(), [0]);
+    assert!(tree.host().find_backend("uraid:other").unwrap().is_empty());
+    tree.file("sys/block/nbd10/backend", "uraid:tank\n");
+    assert_eq!(tree.host().find_backend("uraid:tank").unwrap(), [0, 10]);
     assert_eq!(tree.host().node(3), tree.path().join("dev/nbd3"));
 }
 

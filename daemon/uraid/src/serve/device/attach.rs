@@ -36,7 +36,7 @@ pub(super) fn attach(keeper: &Keeper, left: Left) -> Result<(Line, Attached), St
             take_over(keeper, &mut line, &record, &left.sockets)?
         }
         // Somebody detached it meanwhile, or there never was one.
-        _ => match find(keeper)? {
+        _ => match find(keeper, &mut line)? {
             Some(index) => reconnect(keeper, &mut line, index)?,
             None => {
                 fresh = true;
@@ -99,8 +99,18 @@ fn is_ours(keeper: &Keeper, index: u32) -> bool {
     attached.is_some_and(|attached| attached.backend.as_deref() == Some(backend(keeper)))
 }
 
-fn find(keeper: &Keeper) -> Result<Option<u32>, String> {
-    keeper.host.find_backend(backend(keeper)).map_err(|error| error.to_string())
+/// The device that the process before had attached. One that was taken away from whoever uses it is shown until
+/// he lets go of it, and is of no use to anybody.
+fn find(keeper: &Keeper, line: &mut Line) -> Result<Option<u32>, String> {
+    let backend = backend(keeper);
+    for index in keeper.host.find_backend(backend).map_err(|error| error.to_string())? {
+        if !line.netlink.is_cut_off(index, backend).map_err(|error| error.to_string())? {
+            return Ok(Some(index));
+        }
+        let holders = keeper.host.holders(index);
+        tracing::warn!("nbd{index} was cut off by a stop, and is still {holders}; it is left to that");
+    }
+    Ok(None)
 }
 
 /// A device that is attached already must be one of this volume as it is now.
