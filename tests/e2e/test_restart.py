@@ -17,9 +17,9 @@ HAND_OVERS = 20
 class Service:
     """An array under the stand-in for a service manager."""
 
-    def __init__(self, t, level=5, members=4, name="e2e"):
+    def __init__(self, t, level=5, members=4, name="e2e", **more):
         self.t = t
-        self.array = Array(t, level, members, size="48M", name=name)
+        self.array = Array(t, level, members, **{"size": "48M", "name": name, **more})
         self.control, self.log = self.array.control, t.dir / "uraid.log"
         self.argv = [URAID, "serve", "--listen", f"unix:{self.array.socket}", "--control", self.control,
                      *self.array.members]
@@ -154,6 +154,28 @@ def test_a_start_that_fails_loses_no_client(t):
         t.check(service.manager.wait_end() != 0, "a start that cannot work worked")
     service.start()
     t.check(client.read(4096, 4096) == b"a" * 4096, "the client reads something else")
+    service.stop()
+
+
+def test_a_restart_takes_no_force(t):
+    """A member is lost before the resync has come to its end. Nobody starts that without force, but for whoever goes
+    on with it."""
+    service = Service(t, size="1G")
+    Client(service.array.socket).write(0, b"a" * 4096)
+    service.manager.kill()
+    service.start()
+    client = Client(service.array.socket)
+    client.write(4096, b"a" * 4096)
+    reply = control(service.control, "fail", member=str(service.array.members[1]))
+    t.check("ok" in reply, f"{reply}")
+    client.write(8192, b"b" * 4096)
+    service.leave()
+    other = ["--listen", f"unix:{t.dir}/other.sock", "--control", t.dir / "other.control"]
+    refused = t.run(URAID, "serve", *other, *service.array.members, ok=(1,))
+    t.check("start with force" in refused.stderr, f"it is refused for another reason: {refused.stderr[-300:]}")
+    service.start()
+    t.check(client.read(4096, 8192) == b"a" * 4096 + b"b" * 4096, "the client reads something else")
+    t.check(control(service.control, "status")["ok"]["status"]["degraded"] == 1, "it is not degraded")
     service.stop()
 
 

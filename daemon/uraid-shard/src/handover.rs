@@ -47,6 +47,8 @@ pub enum ConnectionKind {
 pub struct HandedOver {
     /// The array is marked clean on all its members.
     pub clean: bool,
+    /// Events of the superblocks that say so.
+    pub events: u64,
     /// The connections, each as [`ShardHandle::connect`](crate::ShardHandle::connect) takes it.
     pub connections: Vec<NewConnection>,
 }
@@ -103,9 +105,9 @@ impl HandOver {
     }
 
     /// Tells how it ended, if it ended well.
-    pub(crate) fn tell(self, exit: &ShardExit, clients: impl Iterator<Item = Client>) {
+    pub(crate) fn tell(self, exit: &ShardExit, events: u64, clients: impl Iterator<Item = Client>) {
         let ShardExit::Stopped { clean } = *exit else { return };
-        (self.reply)(HandedOver { clean, connections: clients.filter_map(hand_over).collect() });
+        (self.reply)(HandedOver { clean, events, connections: clients.filter_map(hand_over).collect() });
     }
 }
 

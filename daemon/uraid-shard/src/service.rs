@@ -171,10 +171,11 @@ impl Service {
         };
         let clients = self.clients.take_all();
         let hand_over = self.hand_over.take();
+        let events = self.runner.array().status().events;
         // Whoever is told of a hand-over may take the members.
         self.leave();
         if let Some(hand_over) = hand_over {
-            hand_over.tell(&exit, clients);
+            hand_over.tell(&exit, events, clients);
         }
         exit
     }

@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use md_format::{AssembleOptions, Assembly, Found, assemble};
+use md_format::{AssembleError, AssembleOptions, Assembly, Found, Superblock, assemble};
 use uraid_config::Config;
 
 use crate::claims;
@@ -45,10 +45,31 @@ impl Volume {
 /// # Errors
 /// A member is in use or no device at all, the array cannot be started, or it has another name.
 pub fn open(config: &Config) -> Result<Volume, Failure> {
+    open_or_go_on(config, |_| false)
+}
+
+/// [`open`], perhaps to go on with what was handed over.
+///
+/// An array whose parity is not known to match, and that lacks a member, takes force. It takes none if a process
+/// before this one has served it just so and was handed over from: `is_handed_over` says that of a superblock.
+/// No write was cut off then, and nobody's data are less sure than they were.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_or_go_on(
+    config: &Config,
+    is_handed_over: impl Fn(&Superblock) -> bool,
+) -> Result<Volume, Failure> {
     let access = if config.read_only { Access::Read } else { Access::Write };
     let (mut devices, found) = claim_all(config, access)?;
-    let options = AssembleOptions { force: config.assemble.force, array: None };
-    let assembly = assemble(&found, options).map_err(Failure::operating)?;
+    let assemble = |force| assemble(&found, AssembleOptions { force, array: None });
+    let assembly = match assemble(config.assemble.force) {
+        Err(refused @ AssembleError::DirtyDegraded { .. }) => match assemble(true) {
+            Ok(assembly) if is_handed_over(&assembly.superblock) => assembly,
+            _ => return Err(Failure::operating(refused)),
+        },
+        judged => judged.map_err(Failure::operating)?,
+    };
     let name = assembly.superblock.name();
     if let Some(wanted) = config.name.as_ref().filter(|wanted| !wanted.matches(&name)) {
         return Err(Failure::operating(format!(

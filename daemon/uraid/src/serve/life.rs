@@ -159,6 +159,7 @@ impl HandOver<'_> {
         let listeners = self.listeners.into_iter().map(|kept| (kept.address, kept.socket)).collect();
         let leaving = Leaving {
             array: self.array,
+            ended_at: handed.clean.then_some(handed.events),
             export: self.export,
             connections: handed.connections,
             listeners,

@@ -40,7 +40,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use md_format::Assembly;
+use md_format::{Assembly, Superblock};
 use nbd_rs::{Contexts, ExportInfo, Headers};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -105,7 +105,10 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), Failure> {
     let hook = Hook::prepare(&config.events)
         .map_err(|error| Failure::operating(format!("the hook's thread cannot be started: {error}")))?;
     declare_io_flusher();
-    let (assembly, devices) = assembly::open(&config)?.into_parts();
+    let is_handed_over = |superblock: &Superblock| {
+        left.is_of(&superblock.set_uuid().to_string(), &superblock.short_name(), superblock.events())
+    };
+    let (assembly, devices) = assembly::open_or_go_on(&config, is_handed_over)?.into_parts();
     let own = backend(&assembly.superblock.short_name());
     refuse_members_on_own_device(config.members.iter().map(PathBuf::as_path), &own)
         .map_err(Failure::operating)?;

@@ -87,6 +87,14 @@ impl Inheritance {
         }
     }
 
+    /// Whether an earlier process has left the array of this name and number as it is now, at this count of events:
+    /// served until then, with nothing being written any more.
+    pub(crate) fn is_of(&self, uuid: &str, name: &str, events: u64) -> bool {
+        self.state.as_ref().is_some_and(|Read { state, .. }| {
+            state.array.uuid == uuid && state.array.name == name && state.ended_at == Some(events)
+        })
+    }
+
     /// The listening socket of an address, if an earlier process left it.
     pub(crate) fn take_listener(&mut self, address: &str) -> Option<OwnedFd> {
         let state = &self.state.as_ref()?.state;
@@ -208,6 +216,7 @@ mod tests {
         let listener = UnixListener::bind(directory.path().join("s")).unwrap();
         let leaving = Leaving {
             array: facts(),
+            ended_at: Some(41),
             export: export(),
             connections: vec![client],
             listeners: vec![("unix:/s".to_owned(), listener.into())],
@@ -263,6 +272,20 @@ mod tests {
         assert!(!is_open(&mut client));
     }
 
+    /// Somebody else may have served the array since, and crashed.
+    #[test]
+    fn a_state_is_of_one_array_at_one_moment() {
+        let (descriptors, _client) = left();
+        let inheritance = Inheritance::of(descriptors);
+        assert!(inheritance.is_of("u", "v", 41));
+        for (uuid, name, events) in [("w", "v", 41), ("u", "w", 41), ("u", "v", 40), ("u", "v", 42)] {
+            assert!(!inheritance.is_of(uuid, name, events));
+        }
+        let (mut descriptors, _client) = left();
+        descriptors.remove(0);
+        assert!(!Inheritance::of(descriptors).is_of("u", "v", 41));
+    }
+
     #[test]
     fn what_does_not_fit_is_broken_off() {
         for other in [
@@ -312,6 +335,7 @@ mod tests {
             let port = listener.local_addr().unwrap().port();
             let leaving = Leaving {
                 array: facts(),
+                ended_at: None,
                 export: export(),
                 connections: vec![],
                 listeners: vec![(address.replace('P', &port.to_string()), listener.into())],

@@ -20,6 +20,8 @@ pub(super) const NETLINK: &str = "netlink";
 /// Everything that is left to the next process.
 pub(crate) struct Leaving {
     pub(crate) array: ArrayFacts,
+    /// Events of the superblocks, if the array is marked clean on all members.
+    pub(crate) ended_at: Option<u64>,
     /// What the clients know of it.
     pub(crate) export: ExportInfo,
     pub(crate) connections: Vec<NewConnection>,
@@ -77,6 +79,7 @@ pub(super) fn state_of(leaving: &Leaving) -> io::Result<(State, Bytes)> {
     });
     let state = State {
         array: leaving.array.clone(),
+        ended_at: leaving.ended_at,
         device: leaving.device.clone(),
         connections,
         listeners: listeners.collect::<io::Result<_>>()?,

@@ -37,6 +37,9 @@ const BYTES_MAX: u64 = 64 << 30;
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub(super) struct State {
     pub(super) array: ArrayFacts,
+    /// Events of the superblocks, if all of them say that writing had ended.
+    #[serde(default)]
+    pub(super) ended_at: Option<u64>,
     pub(super) device: Option<DeviceRecord>,
     pub(super) connections: Vec<ConnectionRecord>,
     pub(super) listeners: Vec<ListenerRecord>,
@@ -252,6 +255,7 @@ mod tests {
             ListenerRecord { descriptor: descriptor("listen-0", 78), address: "unix:/s".to_owned() };
         let state = State {
             array,
+            ended_at: Some(7),
             device: Some(DeviceRecord { index: 3, sockets: 2 }),
             connections: vec![connection],
             listeners: vec![listener],
