@@ -34,7 +34,7 @@ pub use members::{AddRefused, FailRefused};
 use members::{Member, State};
 use meta::Meta;
 pub use redundancy::Redundancy;
-use requests::{Flushes, Request};
+use requests::{Flushes, Request, Waiting};
 pub use status::{ArrayState, MemberReport, MemberStanding, Status, SyncReport};
 use std::collections::{BTreeMap, VecDeque};
 pub use sync::ScrubRefused;
@@ -137,7 +137,7 @@ pub struct Array {
     cache: Cache,
     requests: BTreeMap<crate::ReqId, Request>,
     /// Requests of which parts wait to be issued: zeroes, and writes that overlap them.
-    throttled: VecDeque<crate::ReqId>,
+    throttled: VecDeque<Waiting>,
     /// Requests to be given back when nothing of any of them is under way, in order of arrival.
     recalled: Vec<crate::ReqId>,
     /// Requests that came.

@@ -35,9 +35,25 @@ pub(super) struct Request {
     pub(super) arrival: u64,
 }
 
+/// A request that waits to be issued, with what there is to compare: there may be thousands, and each is
+/// looked at for each part that is issued.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    id: ReqId,
+    arrival: u64,
+    offset: u64,
+    end: u64,
+}
+
+impl Waiting {
+    fn comes_after(&self, other: &Waiting) -> bool {
+        other.arrival < self.arrival && other.offset < self.end && self.offset < other.end
+    }
+}
+
 impl Request {
-    fn overlaps(&self, other: &Request) -> bool {
-        self.offset < other.offset + other.len && other.offset < self.offset + self.len
+    fn waiting(&self, id: ReqId) -> Waiting {
+        Waiting { id, arrival: self.arrival, offset: self.offset, end: self.offset + self.len }
     }
 }
 
@@ -85,6 +101,7 @@ impl Array {
         self.arrivals += 1;
         let request =
             Request { kind, offset, len, issued: 0, parts: 0, error: None, throttled: false, arrival };
+        let waiting = request.waiting(id);
         self.requests.insert(id, request);
         if kind == RequestKind::Flush {
             // Held writes were not answered, so the flush does not cover them; but whoever flushes
@@ -102,7 +119,7 @@ impl Array {
             return;
         }
         let zeroes = matches!(kind, RequestKind::WriteZeroes { .. });
-        if zeroes && !self.throttled.is_empty() || kind.writes() && self.has_older_overlap(id) {
+        if zeroes && !self.throttled.is_empty() || kind.writes() && self.has_older_overlap(&waiting) {
             self.throttle(id);
             return;
         }
@@ -170,7 +187,7 @@ impl Array {
     fn throttle(&mut self, id: ReqId) {
         if let Some(request) = self.requests.get_mut(&id) {
             request.throttled = true;
-            self.throttled.push_back(id);
+            self.throttled.push_back(request.waiting(id));
         }
     }
 
@@ -180,16 +197,16 @@ impl Array {
     /// written since would be lost.
     pub(super) fn issue_throttled(&mut self) {
         while self.zero_parts < ZERO_PARTS_A_SLOT * self.config.slots {
-            let Some(mut id) = self.throttled.pop_front() else { return };
-            if self.has_older_overlap(id)
+            let Some(mut next) = self.throttled.pop_front() else { return };
+            if self.has_older_overlap(&next)
                 && let Some(oldest) = self.take_oldest_throttled()
             {
-                self.throttled.push_back(id);
-                id = oldest;
+                self.throttled.push_back(next);
+                next = oldest;
             }
-            if let Some(request) = self.requests.get_mut(&id) {
+            if let Some(request) = self.requests.get_mut(&next.id) {
                 request.throttled = false;
-                self.issue(id);
+                self.issue(next.id);
             }
         }
     }
@@ -199,13 +216,14 @@ impl Array {
     pub(super) fn cut_zeroes(&mut self) {
         let mut budget = ZEROES_AT_STOP;
         let mut kept = VecDeque::new();
-        for id in self.throttled_by_arrival() {
+        for waiting in self.throttled_by_arrival() {
+            let id = waiting.id;
             let Some(request) = self.requests.get(&id) else { continue };
             let zero = matches!(request.kind, RequestKind::WriteZeroes { .. });
             let left = request.len - request.issued;
             if !zero || left <= budget {
                 budget -= if zero { left } else { 0 };
-                kept.push_back(id);
+                kept.push_back(waiting);
                 continue;
             }
             let under_way = request.parts > 0;
@@ -221,7 +239,7 @@ impl Array {
     /// overlap nothing that was begun and goes on, or come after it, so whoever carries them out later, in
     /// order of arrival, does what would have been done here.
     pub(super) fn recall(&mut self) {
-        for id in self.throttled_by_arrival() {
+        for Waiting { id, .. } in self.throttled_by_arrival() {
             self.break_off(id, RequestError::Recalled);
             self.recalled.push(id);
         }
@@ -239,9 +257,9 @@ impl Array {
         }
     }
 
-    fn throttled_by_arrival(&self) -> Vec<ReqId> {
+    fn throttled_by_arrival(&self) -> Vec<Waiting> {
         let mut all: Vec<_> = self.throttled.iter().copied().collect();
-        all.sort_by_key(|id| self.requests.get(id).map(|request| request.arrival));
+        all.sort_by_key(|waiting| waiting.arrival);
         all
     }
 
@@ -253,15 +271,12 @@ impl Array {
         request.issued = request.len;
     }
 
-    fn has_older_overlap(&self, id: ReqId) -> bool {
-        let Some(request) = self.requests.get(&id) else { return false };
-        let mut others = self.throttled.iter().filter_map(|other| self.requests.get(other));
-        others.any(|other| other.arrival < request.arrival && other.overlaps(request))
+    fn has_older_overlap(&self, one: &Waiting) -> bool {
+        self.throttled.iter().any(|other| one.comes_after(other))
     }
 
-    fn take_oldest_throttled(&mut self) -> Option<ReqId> {
-        let arrival = |id: &ReqId| self.requests.get(id).map_or(u64::MAX, |request| request.arrival);
-        let (at, _) = self.throttled.iter().enumerate().min_by_key(|(_, id)| arrival(id))?;
+    fn take_oldest_throttled(&mut self) -> Option<Waiting> {
+        let (at, _) = self.throttled.iter().enumerate().min_by_key(|(_, waiting)| waiting.arrival)?;
         self.throttled.remove(at)
     }
 
