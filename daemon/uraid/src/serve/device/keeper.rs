@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -119,13 +119,7 @@ impl Keeper {
                 Err(TryRecvError::Disconnected) => return None,
                 Err(TryRecvError::Empty) => {}
             }
-            let woken = wait([line.events.as_fd(), self.bell.as_fd()]);
-            let _ = self.bell.read();
-            if let Err(error) =
-                woken.map_err(|error| error.to_string()).and_then(|()| self.heal(line, attached))
-            {
-                tracing::error!("{}: {error}", attached.node.display());
-            }
+            self.wait_and_heal(line, attached);
             if self.is_gone(line, attached) {
                 tracing::error!(
                     "{} was detached by somebody else; the volume is still served at its other addresses",
@@ -134,6 +128,16 @@ impl Keeper {
                 self.set(None);
                 return Some(());
             }
+        }
+    }
+
+    /// Waits until the bell rings or something else may have happened, and looks after the connections.
+    fn wait_and_heal(&self, line: &mut Line, attached: &Attached) {
+        let woken = wait([line.events.as_fd(), self.bell.as_fd()]);
+        let _ = self.bell.read();
+        let healed = woken.map_err(|error| error.to_string()).and_then(|()| self.heal(line, attached));
+        if let Err(error) = healed {
+            tracing::error!("{}: {error}", attached.node.display());
         }
     }
 
@@ -225,7 +229,7 @@ impl Keeper {
             Err(_) => None,
         };
         if let Some(device) = &held
-            && let Err(error) = device.sync_all()
+            && let Err(error) = write_out(device, &self.bell, || self.wait_and_heal(line, attached))
             && !force
             && !self.wanted.read_only
         {
@@ -251,6 +255,29 @@ impl Keeper {
     }
 }
 
+/// Has what the kernel holds for the device written out by a thread of its own, and calls `meanwhile` until that is
+/// done: what is written out may wait for a connection that the kernel gave up on, and has to be replaced. The bell
+/// rings at the end.
+fn write_out(device: &File, bell: &Arc<EventFd>, mut meanwhile: impl FnMut()) -> io::Result<()> {
+    let (tell, told) = channel();
+    let (copy, bell) = (device.try_clone()?, Arc::clone(bell));
+    let work = move || {
+        let done = copy.sync_all();
+        // The claim on the device ends with the last descriptor, which is not to be this one.
+        drop(copy);
+        let _ = tell.send(done);
+        let _ = bell.write(1);
+    };
+    std::thread::Builder::new().name("uraid write out".to_owned()).spawn(work)?;
+    loop {
+        match told.try_recv() {
+            Ok(done) => return done,
+            Err(TryRecvError::Empty) => meanwhile(),
+            Err(TryRecvError::Disconnected) => return Err(io::Error::other("its thread has ended")),
+        }
+    }
+}
+
 /// Opens the device, for this process alone if that is wanted.
 fn claim(attached: &Attached, exclusively: bool) -> io::Result<File> {
     let flags = if exclusively { libc::O_EXCL } else { 0 };
@@ -262,5 +289,33 @@ fn wait(fds: [std::os::fd::BorrowedFd<'_>; 2]) -> io::Result<()> {
     match poll(&mut fds, PollTimeout::from(LOOK_EVERY_MS)) {
         Ok(_) | Err(nix::Error::EINTR) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::eventfd::EfdFlags;
+
+    /// What happens meanwhile is looked after, and the bell ends the wait.
+    #[test]
+    fn the_kernel_is_listened_to_while_the_device_is_written_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("device");
+        std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+        let bell = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).unwrap());
+        let file = File::open(&path).unwrap();
+        let mut turns = 0;
+        let meanwhile = || {
+            turns += 1;
+            let mut fds = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut fds, PollTimeout::from(60_000_u16)), Ok(1), "nobody rang");
+            let _ = bell.read();
+        };
+        write_out(&file, &bell, meanwhile).unwrap();
+        assert!(turns <= 1);
+        // A pipe cannot be made durable; whoever asks is told.
+        let (_read, write) = nix::unistd::pipe().unwrap();
+        assert!(write_out(&File::from(write), &bell, std::thread::yield_now).is_err());
     }
 }
