@@ -44,15 +44,16 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// A door to `shard` that lets in by the settings of the moment.
+    /// A door to `shard` that lets in by the settings of the moment. `peers` knows who is in already.
     pub(super) fn new(
         shard: ShardHandle,
         export: ExportInfo,
         live: Live,
+        peers: Peers,
         tls: Arc<TlsThreads>,
         closing: watch::Receiver<bool>,
     ) -> Self {
-        Door { shard, exports: vec![export].into(), live, peers: Peers::default(), tls, closing }
+        Door { shard, exports: vec![export].into(), live, peers, tls, closing }
     }
 
     /// Lets clients in at an address until `closing` says true, and leads those that came to the end of their

@@ -63,6 +63,7 @@ use self::listen::{Kept, Listener, Sockets};
 use self::live::{Live, Settings};
 use self::members::Claims;
 use self::operator::{Ending, Operator};
+use self::peers::{Peer, Peers};
 use self::picture::Facts;
 use self::recent::Recent;
 use self::reload::Reloader;
@@ -101,6 +102,14 @@ const LAST_EVENTS_OF_ALL: Duration = Duration::from_millis(200);
 pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), Failure> {
     // First of all: nothing else is to be taken for what was left, and threads inherit the rest.
     let mut left = Inheritance::take();
+    // A hangup ends a program that does not catch it, and to the service manager that would be a good end. One
+    // that comes before the array is served is obeyed when it is.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::operating(format!("cannot start: {error}")))?;
+    let hangups = {
+        let _within = runtime.enter();
+        signal(SignalKind::hangup()).map_err(Failure::operating)?
+    };
     // The hook's thread first of all: what is declared here is inherited, and not meant for it.
     let hook = Hook::prepare(&config.events)
         .map_err(|error| Failure::operating(format!("the hook's thread cannot be started: {error}")))?;
@@ -148,6 +157,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), Failure> {
         events,
         telling,
         metrics,
+        hangups,
     };
     let shard = ShardConfig {
         name,
@@ -158,8 +168,6 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), Failure> {
         tuning: tuning::tuning(&config),
         listener,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::operating(format!("cannot start: {error}")))?;
     let served = runtime.block_on(serve(&config, plan, shard, sockets));
     // A probe of a device that is being added may hang with the device; the end must not.
     runtime.shutdown_background();
@@ -182,6 +190,8 @@ struct Plan {
     events: Events,
     telling: Telling,
     metrics: Option<metrics::Endpoint>,
+    /// Each asks for the configuration to be read again.
+    hangups: Signal,
 }
 
 /// What is wrong or doubtful about the files and accounts that a configuration names, on this machine.
@@ -239,7 +249,6 @@ fn facts(config: &Config, assembly: &Assembly, sockets: &Sockets) -> Facts {
 async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets) -> Result<(), Failure> {
     // Before the array starts, so that no signal can end the program between two superblocks.
     let mut signals = Signals::new().map_err(Failure::operating)?;
-    let hangups = signal(SignalKind::hangup()).map_err(Failure::operating)?;
     let (events, teller) = (plan.events, plan.telling.start());
     let (tell_exit, mut exit) = oneshot::channel();
     let on_exit = move |exit| {
@@ -250,18 +259,29 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
         lock_the_rest();
     }
     let facts = plan.facts.clone();
-    let export = export::info(&facts.name, shard.geometry(), plan.traits, config.read_only)
-        .map_err(Failure::operating)?;
-    let idle = plan.settings.idle;
-    let going_on = go_on(config, &facts, plan.left, idle, &shard, &export);
-    let (device, ready) = going_on.map_err(Failure::operating)?;
+    let (idle, peers) = (plan.settings.idle, Peers::default());
+    let export = export::info(&facts.name, shard.geometry(), plan.traits, config.read_only);
+    let begun = export.map_err(|error| error.to_string()).and_then(|export| {
+        let going_on = go_on(config, &facts, plan.left, idle, &peers, &shard, &export)?;
+        Ok((export, going_on))
+    });
+    let (export, (device, ready)) = match begun {
+        Ok(begun) => begun,
+        Err(why) => {
+            // The array runs by now, and is not to be left in the middle of something.
+            if let Err(unclean) = stop(&shard, exit, &mut signals).await {
+                tracing::error!("{}: {unclean}", facts.name);
+            }
+            return Err(Failure::operating(why));
+        }
+    };
     let addresses: Vec<Address> = sockets.exports.iter().map(|(address, _)| address.clone()).collect();
     plan.settings.warn(&addresses);
     let live = Live::new(plan.settings);
     let tls = Arc::new(TlsThreads::new());
     let reloader = Reloader::new(plan.file, config.clone(), live.clone(), addresses.clone());
     let (close, closing) = watch::channel(false);
-    let door = Door::new(shard.clone(), export.clone(), live, Arc::clone(&tls), closing);
+    let door = Door::new(shard.clone(), export.clone(), live, peers, Arc::clone(&tls), closing);
     let mut doors = open_doors(sockets.exports, &door);
     let (control_listener, control_file) = sockets.control;
 
@@ -286,7 +306,7 @@ async fn serve(config: &Config, plan: Plan, shard: ShardConfig, sockets: Sockets
     let queues = operator.facts.engines.queues.clone();
     let looking = tokio::spawn(engines::keep_looking(plan.offload, shard.clone(), queues));
     let monitoring = plan.metrics.map(|endpoint| tokio::spawn(monitor(endpoint, &operator, &events)));
-    let reloading = tokio::spawn(reload::at_every(hangups, reloader));
+    let reloading = tokio::spawn(reload::at_every(plan.hangups, reloader));
     let mut watch = Watch {
         signals: &mut signals,
         exit: &mut exit,
@@ -380,6 +400,7 @@ fn go_on(
     facts: &Facts,
     left: Inheritance,
     idle: Option<Duration>,
+    peers: &Peers,
     shard: &ShardHandle,
     export: &ExportInfo,
 ) -> Result<Beginning, String> {
@@ -391,7 +412,12 @@ fn go_on(
         tracing::info!("{} connections go on from the process before", inherited.connections.len());
     }
     for mut connection in inherited.connections {
-        connection.terms.idle = idle.filter(|_| connection.kind != ConnectionKind::Kernel);
+        if connection.kind != ConnectionKind::Kernel {
+            connection.terms.idle = idle;
+            // They count, but none is turned away that was let in.
+            let admission = peers.admit(Peer::of_socket(&connection.socket), 0);
+            connection.terms.lease = admission.map(|admission| Box::new(admission) as Box<dyn Send>);
+        }
         shard.connect(connection).map_err(|error| error.to_string())?;
     }
     let left = Left { record: inherited.device, netlink: inherited.netlink, sockets };

@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockopt, sockopt};
 use nix::unistd::{Group, User};
 use uraid_config::{Access, Account};
 
@@ -30,6 +32,21 @@ impl Peer {
                 let [a, b, c, d, ..] = ip.segments();
                 Peer::V6([a, b, c, d].into_iter().fold(0, |net, part| net << 16 | u64::from(part)))
             }
+        }
+    }
+}
+
+impl Peer {
+    /// The peer at the other end of a connected socket.
+    pub(super) fn of_socket(socket: &impl AsFd) -> Self {
+        let address = getpeername::<SockaddrStorage>(socket.as_fd().as_raw_fd()).ok();
+        let v4 = address.as_ref().and_then(|address| address.as_sockaddr_in());
+        let v6 = address.as_ref().and_then(|address| address.as_sockaddr_in6());
+        match (v4, v6) {
+            (Some(address), _) => Peer::of_ip(address.ip().into()),
+            (_, Some(address)) => Peer::of_ip(address.ip().into()),
+            _ => getsockopt(socket, sockopt::PeerCredentials)
+                .map_or(Peer::Unknown, |found| Peer::User(found.uid())),
         }
     }
 }
@@ -155,6 +172,18 @@ mod tests {
         assert_ne!(peer("192.0.2.1"), peer("192.0.2.2"));
         assert_eq!(peer("2001:db8:0:1::1"), peer("2001:db8:0:1:ffff::2"));
         assert_ne!(peer("2001:db8:0:1::1"), peer("2001:db8:0:2::1"));
+    }
+
+    #[test]
+    fn a_socket_says_whose_it_is() {
+        use std::net::{TcpListener, TcpStream};
+        use std::os::unix::net::UnixStream;
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert_eq!(Peer::of_socket(&ours), Peer::User(nix::unistd::getuid().as_raw()));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(Peer::of_socket(&listener.accept().unwrap().0), Peer::V4([127, 0, 0, 1]));
+        assert_eq!(Peer::of_socket(&std::fs::File::open("/dev/null").unwrap()), Peer::Unknown);
     }
 
     #[test]

@@ -335,3 +335,20 @@ fn kill_9_during_load_loses_nothing_that_was_flushed_and_parity_is_made_good() {
     assert!(world.client().read_all() == data);
     daemon.terminate();
 }
+
+/// The daemon may wait long before it serves, and is asked to read its configuration again meanwhile.
+#[test]
+fn a_hangup_during_the_start_ends_nothing() {
+    let world = World::new(5, 3);
+    let in_use = std::fs::File::open(&world.members[0]).unwrap();
+    in_use.lock_shared().unwrap();
+    let args = world.serve_args(&[], &world.members);
+    let daemon = world.begin(&args.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+    daemon.wait_for_log("waiting for the last writes");
+    daemon.signal(Signal::SIGHUP);
+    drop(in_use);
+    let daemon = daemon.serving();
+    daemon.wait_for_log("SIGHUP: nothing has changed");
+    world.client().write(0, &[1; 512]).unwrap();
+    daemon.terminate();
+}

@@ -139,15 +139,16 @@ impl World {
 
     /// Starts a daemon and waits for its line.
     pub(crate) fn start(&self, args: &[&str], environment: &[(&str, &str)]) -> Daemon {
+        self.begin(args, environment).serving()
+    }
+
+    /// Starts a daemon.
+    pub(crate) fn begin(&self, args: &[&str], environment: &[(&str, &str)]) -> Daemon {
         let log = self.path("log");
         let mut command = self.command(args);
         command.envs(environment.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.stderr(File::create(&log).unwrap()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let daemon = Daemon { child, log, line };
-        assert!(daemon.line.starts_with("serving "), "{:?}: {}", daemon.line, daemon.log());
-        daemon
+        let child = command.stderr(File::create(&log).unwrap()).spawn().unwrap();
+        Daemon { child, log, line: String::new() }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -164,6 +165,22 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// Waits for its line.
+    pub(crate) fn serving(mut self) -> Daemon {
+        BufReader::new(self.child.stdout.take().unwrap()).read_line(&mut self.line).unwrap();
+        assert!(self.line.starts_with("serving "), "{:?}: {}", self.line, self.log());
+        self
+    }
+
+    /// Waits until the log says so.
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        let begin = Instant::now();
+        while !self.log().contains(text) {
+            assert!(begin.elapsed() < PATIENCE, "no {text:?}: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
