@@ -20,7 +20,8 @@ use nbd_rs::Request;
 use nix::sys::eventfd::EventFd;
 use uraid_blockio::{BufPool, Member, MemberIo, MemberSet};
 use uraid_core::{
-    MemberId, MemberReport, MemberStanding, NewMember, Notice, RequestKind, Role, ScrubRefused, Status, Tick,
+    MemberId, MemberReport, MemberStanding, NewMember, Notice, RequestError, RequestKind, Role, ScrubRefused,
+    Status, Tick,
 };
 
 use crate::clients::{ClientKey, Clients};
@@ -106,6 +107,8 @@ pub(crate) struct Service {
     /// Until when to look again instead of sleeping.
     spin_until: Tick,
     stopping: Option<Tick>,
+    /// When a stop begins nothing more of what takes long, so that it comes to a good end in its time.
+    cut_short: Option<Tick>,
     /// When the array was first seen to have stopped, and when something was last heard or told since.
     stopped: Option<LastWords>,
     hand_over: Option<HandOver>,
@@ -146,6 +149,7 @@ impl Service {
             last_wait_check: Tick::default(),
             spin_until: Tick::default(),
             stopping: None,
+            cut_short: None,
             stopped: None,
             hand_over: None,
         }
@@ -239,6 +243,9 @@ impl Service {
 
     /// What needs to be done now and then.
     fn look_after(&mut self, now: Tick) {
+        if self.cut_short.take_if(|at| *at <= now).is_some() && self.runner.stopped().is_none() {
+            self.runner.recall();
+        }
         if now.0.saturating_sub(self.last_sample.0) >= SAMPLE_EVERY {
             self.last_sample = now;
             self.speed.sample(now, self.runner.array().status().sync);
@@ -424,6 +431,11 @@ impl Service {
             any = true;
             self.count(&finished, done_at);
             let Finished { payload, tag: (key, request), result, .. } = finished;
+            let result = result.map_err(|error| match error {
+                // There is no successor.
+                RequestError::Recalled if self.hand_over.is_none() => RequestError::Shutdown,
+                error => error,
+            });
             // A client that is gone left its memory with the array; it is free from here on.
             if let Some(client) = self.clients.get_mut(key) {
                 client.connection.complete(&request, payload, result, &self.name);
@@ -626,6 +638,7 @@ impl Service {
         }
         tracing::info!(volume = self.name, "stopping");
         self.stopping = Some(deadline);
+        self.cut_short = Some(Tick(now.0.midpoint(deadline.0)));
         self.clients.drain_all();
         self.runner.stop();
     }
@@ -675,7 +688,7 @@ impl Service {
         let sample = self.last_sample.0.saturating_add(SAMPLE_EVERY);
         let idle = self.clients.idle_at().map(|at| Tick(at.0.max(sample)));
         let handing_over = self.hand_over.as_ref().and_then(HandOver::wake_at);
-        let wake = [self.runner.wake_at(), self.stopping, check, idle, handing_over];
+        let wake = [self.runner.wake_at(), self.stopping, self.cut_short, check, idle, handing_over];
         let wake = wake.into_iter().flatten().min();
         let now = self.runner.now();
         let timeout = wake.map(|at| Duration::from_nanos(at.0.saturating_sub(now.0)));

@@ -763,3 +763,21 @@ fn the_groups_of_a_peer_are_those_of_this_process() {
     let (pipe, _other) = nix::unistd::pipe().unwrap();
     assert!(peer_groups(pipe.as_fd()).is_err());
 }
+
+/// The members may be too slow for as many zeroes as a stop waits for: half of its time is for what cannot be
+/// cut short.
+#[test]
+fn a_stop_comes_to_a_good_end_in_its_time() {
+    let volume = Volume::new(64 << 20, tuning());
+    let size = volume.export.size();
+    let mut client = volume.client(true);
+    let asked: Vec<_> = (0..15).map(|_| client.request(Command::WriteZeroes, 0, size as u32)).collect();
+    asked.iter().for_each(|request| client.send(request, &[]));
+    volume.wait_for("busy", |status| status.requests_in_flight == asked.len());
+    volume.handle.stop(Duration::from_secs(10)).unwrap();
+    for _ in &asked {
+        let answer = client.answer(&asked).1;
+        assert!(matches!(answer, Ok(_) | Err(Errno::Shutdown)), "{answer:?}");
+    }
+    assert_eq!(volume.stop().1, ShardExit::Stopped { clean: true });
+}
