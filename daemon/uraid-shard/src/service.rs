@@ -457,6 +457,10 @@ impl Service {
     }
 
     fn count(&mut self, finished: &Finished<Tag>, done_at: Tick) {
+        if finished.result == Err(RequestError::Recalled) {
+            // It was not answered; whoever answers it counts it.
+            return;
+        }
         if let Some(stats) = self.client_ops.get_mut(ClientOp::of(finished.kind) as usize) {
             stats.record(done_at.0.saturating_sub(finished.since.0), finished.len);
         }
