@@ -3,43 +3,73 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use uraid_config::Config;
 
 use crate::cli::ServiceStopArgs;
 use crate::commands::load;
 use crate::control::client::{Client, ClientError};
-use crate::control::protocol::Request;
+use crate::control::protocol::{ErrorCode, Request};
 use crate::failure::Failure;
 use crate::{out, serve};
 
+/// Between two looks at a configuration that has to be mended before a restart can go on.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Asks the daemon to hand over if its unit is being restarted, and to stop otherwise.
 ///
-/// A restart whose configuration cannot be served is a stop: whoever came after would fail, and with it what
-/// was handed over, while a stop leaves a device that is used where it is.
+/// A restart whose configuration cannot be served hands nothing over: whoever came after would fail, and with
+/// it what was handed over. It is a stop if nobody uses the volume's device; else the volume is served until
+/// the configuration can be used, the restart is no restart any more, or the device is let go of.
 ///
-/// A daemon that does not answer has ended by itself, which is no failure of its stop. One that refuses,
-/// because its device is used, goes on when systemd tells it with SIGTERM: it waits until the device is let
-/// go of.
+/// A daemon that does not answer has ended by itself, which is no failure of its stop. One that refuses a
+/// stop, because its device is used, goes on when systemd tells it with SIGTERM: it waits until the device is
+/// let go of.
 ///
 /// # Errors
 /// The daemon refused, or did not come to a good end.
 pub fn run(args: &ServiceStopArgs) -> Result<(), Failure> {
     let stop = Request::Stop { force: false };
-    let request = match is_restarting(&args.unit).then(|| check(&args.file)) {
-        Some(Ok(())) => Request::HandOver,
-        Some(Err(why)) => {
-            out::print(&format!(
-                "nothing is handed over, because no daemon could start after this one: {why}\n"
-            ))?;
-            stop
+    let mut said = None;
+    loop {
+        let hindrance = match is_restarting(&args.unit).then(|| check(&args.file)) {
+            Some(Ok(())) => return order(args, &Request::HandOver).map_err(Failure::from),
+            Some(Err(why)) => why.to_string(),
+            None => return order(args, &stop).map_err(Failure::from),
+        };
+        let news = said.as_ref() != Some(&hindrance);
+        if news {
+            let why = "nothing is handed over, because no daemon could start after this one";
+            out::print(&format!("{why}: {hindrance}\n"))?;
         }
-        None => stop,
-    };
-    match Client::new(control_of(&args.file)).order(&request) {
-        Ok(message) => out::print(&format!("{message}\n")),
+        said = Some(hindrance);
+        match order(args, &stop) {
+            Err(ClientError::Refused(refusal)) if refusal.code == ErrorCode::Refused => {
+                if news {
+                    let file = args.file.display();
+                    out::print(&format!(
+                        "{refusal}\nThe restart waits, and the volume is served: mend {file} and it goes on\n"
+                    ))?;
+                }
+            }
+            end => return end.map_err(Failure::from),
+        }
+        sleep(LOOK_AGAIN);
+    }
+}
+
+/// Has the daemon do this, if there is one, and says what it says.
+fn order(args: &ServiceStopArgs, request: &Request) -> Result<(), ClientError> {
+    match Client::new(control_of(&args.file)).order(request) {
+        // It is done, whether there is somebody to hear that or not.
+        Ok(message) => {
+            let _ = out::print(&format!("{message}\n"));
+            Ok(())
+        }
         Err(ClientError::Connect { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 

@@ -45,7 +45,8 @@ def tell(story):
     reload(story, admin, tank)
     fail_and_add(story, admin, tank, spares["tank"])
     pull(story, admin, pool, spares["pool"])
-    restarts(story, admin, both, times=2)
+    restarts(story, admin, both, times=1)
+    restart_with_a_bad_file(story, admin, tank)
     upgrade(story, admin, both)
     reboot(story, admin, both)
     power_cut(story, admin, both)
@@ -180,6 +181,23 @@ def again(story, admin, volume, what):
     admin.until("the unit to be active", lambda: admin.sh(f"systemctl is-active {volume.unit}", ok=None, log=False).text == "active")
     admin.load_goes_on(volume)
     story.check(admin.device(volume) == device, f"{volume.link} was {device} and is {admin.device(volume)}")
+
+
+def restart_with_a_bad_file(story, admin, volume):
+    """The next daemon could not start, so this one stays until the file is mended."""
+    with story.step("systemctl restart with a file that cannot be used: waits until it is mended"):
+        file, device, pid = f"/etc/uraid/{volume.name}.toml", admin.device(volume), admin.main_pid(volume)
+        admin.write(file, f"no_such_key = 1\n{volume.config()}")
+        admin.sh(f"systemctl restart --no-block {volume.unit}")
+        admin.until("the reason in the journal", lambda: "The restart waits" in admin.journal(volume, extra="-n 30"))
+        story.check("no_such_key" in admin.journal(volume, extra="-n 30"), "the journal does not name the key")
+        story.check(admin.digest(f"{volume.mount}/kept.bin") == volume.kept, "the volume is not served any more")
+        story.check(admin.main_pid(volume) == pid, "another process serves the volume")
+        admin.configure(volume)
+        admin.until("another daemon", lambda: admin.main_pid(volume) not in (0, pid))
+        admin.until("the unit to be active", lambda: admin.sh(f"systemctl is-active {volume.unit}", ok=None, log=False).text == "active")
+        story.check(admin.device(volume) == device, f"{volume.link} was {device} and is {admin.device(volume)}")
+        admin.no_trouble(volume)
 
 
 def upgrade(story, admin, volumes):
