@@ -165,7 +165,15 @@ fn run_scrub(args: &ScrubArgs) -> Result<(), Failure> {
 
 fn run_fail(args: &FailArgs) -> Result<(), Failure> {
     let (name, member) = name_and_member(&args.target, &args.operands)?;
-    say(&client(&args.target, name.as_ref())?, &Request::Fail { member: absolute(&member)? })
+    say(&client(&args.target, name.as_ref())?, &Request::Fail { member: named_member(&member)? })
+}
+
+/// The path of a member as an operator names it: also by the short name that a status shows, as the kernel's
+/// tools do, which is that of a device unless there is such a file here.
+fn named_member(member: &Path) -> Result<PathBuf, Failure> {
+    let device = Path::new("/dev").join(member);
+    let is_short = member.components().count() == 1 && !member.exists() && device.exists();
+    if is_short { Ok(device) } else { absolute(member) }
 }
 
 fn run_add(args: &AddArgs) -> Result<(), Failure> {

@@ -332,6 +332,10 @@ fn summary(args: &CreateArgs, plan: &[Superblock], made: &[bool], zero: bool) ->
         _ => "not known to match; a resync runs when the array is served",
     };
     lines.push(format!("parity: {parity}"));
-    lines.push("next: `uraid serve --listen unix:/PATH MEMBER...` exports it over NBD".to_owned());
+    let name = first.short_name();
+    lines.push(format!(
+        "next: list the members in /etc/uraid/{name}.toml, then `systemctl enable --now uraid@{name}`; or \
+         `uraid serve --listen unix:/PATH MEMBER...` exports it over NBD without a service"
+    ));
     out::print(&(lines.join("\n") + "\n"))
 }

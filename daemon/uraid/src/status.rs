@@ -63,6 +63,7 @@ pub fn to_text(status: &Status) -> String {
         lines.push(BROKEN.to_owned());
     }
     lines.extend(missing_roles(status));
+    lines.extend(left_to_lose(status));
     lines.extend(status.members.iter().filter_map(trouble));
     lines.extend(status.engines.iter().flat_map(engines::summary));
     lines.extend(status.device.iter().map(device));
@@ -164,6 +165,15 @@ pub(crate) fn missing_roles(status: &Status) -> impl Iterator<Item = String> {
             None => format!("      role {role} has no member; add one with `uraid add`"),
         }
     })
+}
+
+/// How many more members an array that has lost some can do without.
+fn left_to_lose(status: &Status) -> Option<String> {
+    let parity: u32 = if status.level == 6 { 2 } else { 1 };
+    match parity.checked_sub(status.degraded).filter(|_| status.degraded > 0)? {
+        0 => Some("      no further member may fail: data would be lost".to_owned()),
+        _ => Some("      one more member may fail".to_owned()),
+    }
 }
 
 /// A line about a member that an operator has to know about.
@@ -302,6 +312,7 @@ data : rebuilding raid6 a[0] e[1](R) d[3] b[-](F)
       2097152 KiB (2.0 GiB), left-symmetric layout, 64K chunk [4/2] [U__U]
       [==>..................]  rebuild = 12.5% (128.0 MiB/1.0 GiB) finish=14s speed=64.0 MiB/s
       role 2 has no member; add one with `uraid add`
+      no further member may fail: data would be lost
       /d/b failed, 2 errors
       export  nbd+unix:///data?socket=/run/uraid/data.sock
       clients 1 connected, 12.0 KiB read in 3 requests, 0 bytes written in 0 requests, 0 flushes

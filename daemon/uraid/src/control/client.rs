@@ -30,7 +30,7 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens there.
-    #[error("no daemon answers at {}: {source}; is the array being served? (see `uraid serve --help`)", path.display())]
+    #[error("no daemon answers at {}: {source}; is the array being served? (`systemctl start uraid@NAME`, or `uraid serve`)", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,

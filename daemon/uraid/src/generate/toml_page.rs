@@ -39,7 +39,10 @@ pub(super) fn page(example: &str, imprint: Imprint<'_>) -> String {
                     page.section("KEYS ABOVE THE FIRST SECTION");
                 }
                 page.term(&format!("{name} ="), &comment);
-                page.more(&format!("{}: `{value}`", if default { "Default" } else { "Example" }));
+                page.more(&format!(
+                    "{}: `{value}`",
+                    if default && name != "members" { "Default" } else { "Example" }
+                ));
             }
         }
     }

@@ -101,8 +101,9 @@ impl Operator {
             let _ = tell.send(result);
         });
         asked.map_err(|_| stopping())?;
-        answer(told).await?.map_err(|error| fail_error(path, &error))?;
+        let result = answer(told).await?;
         let picture = self.look().await?;
+        result.map_err(|error| fail_error(path, &error, &picture))?;
         let (left, of) =
             (picture.geometry.members().saturating_sub(picture.array.missing), picture.geometry.members());
         Ok(format!("{} is failed; {left} of {of} members are in sync", path.display()))
@@ -135,12 +136,14 @@ impl Operator {
         let id = id.map_err(|error| add_error(&path, &error))?;
         let now = self.look().await?;
         let standing = now.array.members.iter().find(|report| report.member == id).map(|r| r.standing);
-        let what = if standing == Some(MemberStanding::Spare) && now.array.missing == 0 {
+        let what = if standing != Some(MemberStanding::Rebuilding) && now.array.missing == 0 {
             "it is a spare until a member fails"
         } else {
             "its rebuild begins; `uraid status` shows how far it is"
         };
-        Ok(format!("{} is added: {what}", path.display()))
+        let then =
+            "write it into the configuration: the next start takes what is listed there, and nothing else";
+        Ok(format!("{} is added: {what}\n{then}", path.display()))
     }
 
     fn check_addable(&self, picture: &ShardStatus, path: &Path) -> Result<(), ControlError> {
@@ -258,12 +261,17 @@ pub(super) fn refused(text: String) -> ControlError {
     ControlError::new(ErrorCode::Refused, text)
 }
 
-fn fail_error(path: &Path, error: &FailError) -> ControlError {
-    let code = match error {
-        FailError::Unknown => ErrorCode::NotFound,
-        FailError::Refused(_) => ErrorCode::Refused,
-    };
-    ControlError::new(code, format!("{}: {error}", path.display()))
+fn fail_error(path: &Path, error: &FailError, now: &ShardStatus) -> ControlError {
+    let path = path.display();
+    match error {
+        FailError::Unknown => {
+            let members: Vec<_> =
+                now.members.iter().map(|member| member.path.display().to_string()).collect();
+            let text = format!("{path}: {error}; its members are {}", members.join(", "));
+            ControlError::new(ErrorCode::NotFound, text)
+        }
+        FailError::Refused(_) => ControlError::new(ErrorCode::Refused, format!("{path}: {error}")),
+    }
 }
 
 fn add_error(path: &Path, error: &AddError) -> ControlError {

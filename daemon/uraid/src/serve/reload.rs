@@ -59,6 +59,10 @@ impl Reloader {
                 false => reloaded.waiting.push(format!("{name} = {new} (stays {old})")),
             }
         }
+        let left_out = self.config.members.iter().filter(|member| !fresh.members.contains(member));
+        reloaded
+            .waiting
+            .extend(left_out.map(|member| format!("{} is listed no more, and serves", member.display())));
         reloaded.changed.extend(self.renewed(&settings));
         settings.warn(&self.addresses);
         self.live.set(settings);
@@ -169,6 +173,10 @@ mod tests {
         // The kernel still waits; the limits are as the file says.
         let again = daemon.reloader.reload().unwrap();
         assert_eq!((again.changed.len(), again.waiting.len()), (0, 1));
+        // Whoever takes the wrong disk off the list is told before the next start goes without it.
+        daemon.files.write("v.toml", "members = ['/n']\n");
+        let waiting = daemon.reloader.reload().unwrap().waiting;
+        assert!(waiting.contains(&"/m is listed no more, and serves".to_owned()), "{waiting:?}");
     }
 
     #[test]
