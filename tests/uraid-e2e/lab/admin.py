@@ -155,6 +155,8 @@ class Admin:
         """Puts the load's unit and script in place."""
         self.write("/etc/systemd/system/load@.service", LOAD)
         self.write("/usr/local/bin/load", LOAD_SCRIPT, "755")
+        # They are the machine's own, and a power cut is to be no loss of what the test stands on.
+        self.sh("sync")
 
     def load_start(self, *volumes):
         """Starts fio verify on these volumes and waits until it writes."""
