@@ -286,7 +286,21 @@ fn redundancy_follows_failures_and_rebuilds() {
     }
 }
 
-/// Three of six members lose their contents under a volume that survives two.
+/// Three of six members lose their contents under a volume that survives two. Gives the length of a chunk, and
+/// which of the volume's chunks are lost by that.
+fn lose_three(volume: &Volume) -> (u64, impl Fn(u64) -> bool) {
+    let geometry = volume.status().geometry;
+    for member in 0..3 {
+        std::fs::File::options().write(true).open(volume.member_path(member)).unwrap().set_len(0).unwrap();
+    }
+    let chunk = geometry.chunk_bytes();
+    let is_lost = move |index: u64| {
+        let piece = geometry.piece(index * chunk, 512);
+        geometry.pattern(piece.stripe).roles[usize::from(piece.lane)].0 < 3
+    };
+    (chunk, is_lost)
+}
+
 #[test]
 fn a_read_that_fails_gives_the_good_data_and_names_the_first_lost_byte() {
     let volume = Volume::new(DATA, tuning());
@@ -295,15 +309,7 @@ fn a_read_that_fails_gives_the_good_data_and_names_the_first_lost_byte() {
     model.iter_mut().for_each(|byte| *byte = rng.below(256) as u8);
     volume.client(true).write(0, &model).unwrap();
     let volume = Volume::open(volume.stop().0, tuning());
-    let geometry = volume.status().geometry;
-    for member in 0..3 {
-        std::fs::File::options().write(true).open(volume.member_path(member)).unwrap().set_len(0).unwrap();
-    }
-    let chunk = geometry.chunk_bytes();
-    let is_lost = |index: u64| {
-        let piece = geometry.piece(index * chunk, 512);
-        geometry.pattern(piece.stripe).roles[usize::from(piece.lane)].0 < 3
-    };
+    let (chunk, is_lost) = lose_three(&volume);
     // A chunk that is there, and behind it one that is not.
     let at = (0..20).find(|index| !is_lost(*index) && is_lost(index + 1)).unwrap() * chunk;
     for headers in [Headers::Simple, Headers::Structured, Headers::Extended] {
@@ -347,15 +353,7 @@ fn odd_reads_give_just_the_bytes() {
             assert!(data == model[at as usize..(at + len) as usize], "{len} bytes at {at}");
         }
     }
-    let geometry = volume.status().geometry;
-    for member in 0..3 {
-        std::fs::File::options().write(true).open(volume.member_path(member)).unwrap().set_len(0).unwrap();
-    }
-    let chunk = geometry.chunk_bytes();
-    let is_lost = |index: u64| {
-        let piece = geometry.piece(index * chunk, 512);
-        geometry.pattern(piece.stripe).roles[usize::from(piece.lane)].0 < 3
-    };
+    let (chunk, is_lost) = lose_three(&volume);
     let edge = (1..20).find(|index| !is_lost(index - 1) && is_lost(*index)).unwrap() * chunk;
     let mut client = volume.client_who_knows_no_sizes(Headers::Structured);
     assert!(client.read(edge - 700, 700).unwrap() == model[(edge - 700) as usize..edge as usize]);
