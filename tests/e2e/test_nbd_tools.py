@@ -4,9 +4,10 @@ on what the daemon says and does; test_clients.py has the long runs with fio, nb
 
 import json
 import os
+import shutil
 import struct
 
-from harness import rawnbd, uml
+from harness import pki, rawnbd, uml
 from harness.array import Array
 from harness.case import URAID, listening, need, until
 from harness.shared import on_shared
@@ -189,9 +190,9 @@ def test_nbd_client_lists(t, array):
 KERNEL = """
 ip link set lo up
 modprobe -d "$(dirname "$0")" nbd
-{uraid} serve --listen tcp:127.0.0.1:10809 --control /run/control {members} > /run/served 2> /run/uraid.log &
+{uraid} serve --listen tcp:127.0.0.1:10809 {server} --control /run/control {members} > /run/served 2> /run/uraid.log &
 while ! grep -q serving /run/served; do :; done
-nbd-client 127.0.0.1 10809 /dev/nbd0 -N e2e -b 512 >&2
+nbd-client 127.0.0.1 10809 /dev/nbd0 -N e2e -b 512 {client} >&2
 echo "size $(blockdev --getsize64 /dev/nbd0)"
 echo "ro $(blockdev --getro /dev/nbd0)"
 mkfs.ext4 -q -E nodiscard /dev/nbd0
@@ -213,10 +214,23 @@ nbd-client -d /dev/nbd0 >&2
 """
 
 
-def test_nbd_client_with_a_kernel(t):
+def test_nbd_client_with_a_kernel(t, how):
     """A Linux kernel's own client over TCP: size, a file system with discard, fsck, zeroes, disconnect."""
-    need("nbd-client", "ip", "mkfs.ext4", "linux.uml")
+    need("nbd-client", "ip", "mkfs.ext4", "linux.uml", "openssl")
     array = Array(t, 5, 3, size="48M")
-    said = uml.facts(uml.run(t, KERNEL.format(uraid=URAID, members=" ".join(uml.device_names(3)), tree="/usr/share/python3"), array.members))
+    server = client = ""
+    if how == "tls":
+        ca, place = pki.Authority(t), uml.guest_visible_dir(t)
+        for name, (cert, key) in (("server", ca.server()), ("client", ca.issue("client"))):
+            shutil.copy(cert, place / f"{name}.pem")
+            shutil.copy(key, place / f"{name}.key")
+        shutil.copy(ca.cert, place / "ca.pem")
+        server = f"--tls-certificate {place}/server.pem --tls-key {place}/server.key --tls-client-ca {place}/ca.pem --tls-mode required"
+        client = f"-certfile {place}/client.pem -keyfile {place}/client.key -cacertfile {place}/ca.pem -tlshostname localhost"
+    script = KERNEL.format(uraid=URAID, members=" ".join(uml.device_names(3)), tree="/usr/share/python3", server=server, client=client)
+    said = uml.facts(uml.run(t, script, array.members))
     t.check(int(said["size"]) > 64 * MIB, f"{said}")
     t.check(said.get("same") == "yes" and said.get("fsck") == "clean" and said.get("left") == "0" and said["ro"] == "0", f"{said}")
+
+
+test_nbd_client_with_a_kernel.each = [("plain",), ("tls",)]
