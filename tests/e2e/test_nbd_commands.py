@@ -98,7 +98,7 @@ def test_unaligned_requests_touch_nothing(t, array):
 
 
 @on_shared
-def test_odd_reads_of_those_who_were_told_no_block_sizes(t, array):
+def test_unaligned_reads_of_those_who_were_told_no_block_sizes(t, array):
     """EXPORT_NAME has no place for them: reads at any byte are served then, everything else is refused as ever."""
     for structured in (False, True):
         with Raw(array.socket) as raw:
@@ -113,7 +113,7 @@ def test_odd_reads_of_those_who_were_told_no_block_sizes(t, array):
             t.check(raw.ask(rawnbd.READ, raw.size - 1, 2) == EINVAL, "a read past the end")
             for command in (rawnbd.WRITE, rawnbd.TRIM, rawnbd.CACHE, rawnbd.WRITE_ZEROES):
                 got = raw.ask(command, 4 * MIB + 1, 512, payload_of(command, 512))
-                t.check(got == EINVAL, f"{NAMES[command]} at an odd byte: {got}")
+                t.check(got == EINVAL, f"{NAMES[command]} at an unaligned byte: {got}")
             t.check(raw.read(4 * MIB, 16384) == data, "data was touched")
 
 

@@ -80,7 +80,7 @@ pub struct Features {
     /// Reads that start and end at any byte are served to clients that cannot know the block sizes:
     /// `EXPORT_NAME` has no place for them. See [`crate::Session::read_span`]. Off, such a read is refused
     /// with `EINVAL`, which some of those clients take for the end of the world, or for data.
-    pub odd_reads: bool,
+    pub unaligned_reads: bool,
     /// `RESIZE` is served (draft extension). Leave it off unless the server carries
     /// [`crate::Command::Resize`] out and tells the sessions with [`crate::Session::resized`].
     pub resize: bool,
@@ -261,7 +261,7 @@ mod tests {
             fast_zero: true,
             cache: true,
             multi_conn: true,
-            odd_reads: true,
+            unaligned_reads: true,
             resize: false,
         };
         let one = Contexts::NONE.with(Context::BASE_ALLOCATION);

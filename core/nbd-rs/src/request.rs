@@ -31,6 +31,11 @@ pub struct RequestHeader {
 }
 
 impl RequestHeader {
+    /// What a client sends last: the server answers what is in flight and closes.
+    pub fn disconnect(headers: Headers) -> Self {
+        RequestHeader { command: cmd::DISC, ..Request::new(Command::Flush, 0, 0, 0).header(headers) }
+    }
+
     /// Takes a compact header apart. Any 28 bytes are a header; [`validate`] judges them.
     pub fn decode(bytes: &[u8; REQUEST_LEN]) -> Self {
         let mut reader = Reader::new(bytes);
@@ -148,9 +153,9 @@ pub struct Request {
     pub cookie: u64,
     /// First byte of the range; zero for a flush, the new size for a resize.
     pub offset: u64,
-    /// Bytes of the range; zero only for a flush and a resize. Whole minimum blocks from block to block, but for
-    /// reads in a session with [`Session::odd_reads`]. At most [`limit::PAYLOAD`] for a read and a
-    /// write; in a session with extended headers the others go to the end of the export.
+    /// Bytes of the range; zero only for a flush and a resize. At most [`limit::PAYLOAD`] for a read and a
+    /// write; in a session with extended headers the others go to the end of the export. Offset and length are
+    /// multiples of the minimum block size, but for reads in a session with [`Session::unaligned_reads`].
     pub len: u64,
     /// Answer only when the request's own writes are durable. May be set on any command.
     pub fua: bool,
@@ -423,8 +428,8 @@ fn flag_mask(command: Command, session: &Session) -> u16 {
 fn check_range(request: &Request, session: &Session) -> Result<(), Refusal> {
     // The minimum is a power of two, so one test over the joined bits covers offset and length.
     let minimum = u64::from(session.block_sizes().minimum());
-    let odd = request.command == Command::Read && session.odd_reads();
-    let aligned = odd || (request.offset | request.len) & (minimum - 1) == 0;
+    let any = request.command == Command::Read && session.unaligned_reads();
+    let aligned = any || (request.offset | request.len) & (minimum - 1) == 0;
     match request.command {
         Command::Flush if request.offset == 0 && request.len == 0 => return Ok(()),
         Command::Flush => return Err((Errno::Inval, "a flush has no range")),

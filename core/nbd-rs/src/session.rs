@@ -124,7 +124,7 @@ pub struct Session {
     headers: Headers,
     contexts: Contexts,
     /// Reads may start and end at any byte.
-    odd_reads: bool,
+    unaligned_reads: bool,
     draining: bool,
 }
 
@@ -138,7 +138,7 @@ impl Session {
             features: export.features(),
             headers: negotiated.headers,
             contexts: if negotiated.headers.has_chunks() { negotiated.contexts } else { Contexts::NONE },
-            odd_reads: negotiated.sizes_untold && export.features().odd_reads,
+            unaligned_reads: negotiated.sizes_untold && export.features().unaligned_reads,
             draining: false,
         }
     }
@@ -165,15 +165,18 @@ impl Session {
         self.block
     }
 
-    /// Whether reads may start and end at any byte; [`Features::odd_reads`] says for whom.
-    pub fn odd_reads(&self) -> bool {
-        self.odd_reads
+    /// Whether reads may start and end at any byte; [`Features::unaligned_reads`] says for whom.
+    pub fn unaligned_reads(&self) -> bool {
+        self.unaligned_reads
     }
 
-    /// The smallest range of whole minimum blocks that holds the `len` bytes from `offset` on: its first byte
-    /// and its length. It is what to read for a [`crate::Command::Read`], and is another range than the
-    /// request's own only in a session with [`odd_reads`](Self::odd_reads).
+    /// The range to read for a [`crate::Command::Read`] of the `len` bytes from `offset` on: its first byte and
+    /// its length. It is the request's own, but in a session with [`unaligned_reads`](Self::unaligned_reads):
+    /// there it is the smallest range of whole minimum blocks that holds it.
     pub fn read_span(&self, offset: u64, len: u64) -> (u64, u64) {
+        if !self.unaligned_reads {
+            return (offset, len);
+        }
         let minimum = u64::from(self.block.minimum());
         let start = offset - offset % minimum;
         let len = (offset - start).saturating_add(len);

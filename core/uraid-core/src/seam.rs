@@ -134,11 +134,13 @@ pub enum Event {
         /// Whether parity that does not match is rewritten, beside being counted.
         repair: bool,
     },
-    /// Someone else will go on with the array soon, and with what it was asked; or a stop has no more time: requests that would take long
-    /// are given back with [`RequestError::Recalled`] when what was begun of them is done. These are zeroes
-    /// not all of which was begun, and writes that wait for them; everything else is finished.
+    /// Someone else will go on with the array soon, and with what it was asked; or a stop has no more time.
+    /// Requests that would take long are given back with [`RequestError::Recalled`] when what was begun of
+    /// them is done. These are zeroes not all of which was begun, and writes that wait for them; everything
+    /// else is finished.
     Recall,
-    /// Finish what is in flight, but no more than 4 GiB of zeroes, mark the array clean, then say [`Action::Stopped`].
+    /// Finish what is in flight, but no more than 4 GiB of zeroes, mark the array clean, then say
+    /// [`Action::Stopped`].
     Stop,
 }
 

@@ -16,8 +16,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nbd_rs::{
-    Answer, ClientMisbehaved, Command, Context, Errno, Extent, Headers, Request, RequestHeader, Session,
-    StatusFilter, Verdict, validate, wire::cmd,
+    Answer, ClientMisbehaved, Command, Context, Errno, Extent, Request, RequestHeader, Session, StatusFilter,
+    Verdict, validate,
 };
 use thiserror::Error;
 use uraid_blockio::PoolBuf;
@@ -311,7 +311,10 @@ impl Connection {
                 leftover.extend(buf.to_vec().get(..*have).unwrap_or_default());
             }
             // What was received behind the end means nothing, to a successor either.
-            Reading::End => leftover.extend_from_slice(&disconnect(self.session.headers())),
+            Reading::End => {
+                let headers = self.session.headers();
+                leftover.extend_from_slice(RequestHeader::disconnect(headers).encode(headers).as_bytes());
+            }
             Reading::Skip(..) => return None,
         }
         leftover.extend_from_slice(self.input.rest());
@@ -590,9 +593,12 @@ impl Connection {
         volume: &str,
     ) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        // What is lost behind the end of an odd read was not asked for.
-        let beside = matches!(result, Err(RequestError::Unreadable { at }) if u64::from(at) >= self.asked_for(request).1);
-        match (if beside { Ok(()) } else { result }, payload) {
+        let result = match result {
+            // What is lost behind the end of an unaligned read was not asked for.
+            Err(RequestError::Unreadable { at }) if u64::from(at) >= self.asked_for(request).1 => Ok(()),
+            result => result,
+        };
+        match (result, payload) {
             (Ok(()), Some(buf)) if request.command == Command::Read => {
                 self.out.head(self.session.read_ok(request).as_bytes());
                 self.bytes = self.bytes.saturating_sub(if buf.is_empty() { footprint(0) } else { 0 });
@@ -662,12 +668,6 @@ impl Connection {
         }
         Ok(sent.bytes)
     }
-}
-
-/// The request after which a client sends no other.
-fn disconnect(headers: Headers) -> Vec<u8> {
-    let header = Request::new(Command::Flush, 0, 0, 0).header(headers);
-    RequestHeader { command: cmd::DISC, ..header }.encode(headers).as_bytes().to_vec()
 }
 
 /// A length of a payload that passed `validate`, which takes no more than 64 MiB.

@@ -4,8 +4,8 @@
 //! 1. **Pause.** Every connection stops at the boundary of a request. What was read beyond it, be it half a
 //!    payload, is kept as it came. A payload that nobody wants is read to its end.
 //! 2. **Settle.** Requests that were begun are done and answered, but for those that would take long (zeroes
-//!    may be of all of the array): the array gives these back, and they go along as they came. What a client does not take of its answers
-//!    within [`ANSWERS_TAKEN`] is kept, too.
+//!    may be of all of the array): the array gives these back, and they go along as they came. What a client
+//!    does not take of its answers within [`ANSWERS_TAKEN`] is kept, too.
 //! 3. **Stop.** The array stops as ever: marked clean and flushed. Members are closed.
 //! 4. **Tell.** Only then is the reply called, with everything that a successor needs. A hand-over that does
 //!    not come that far calls nobody: the reply is dropped and every connection is closed.

@@ -427,15 +427,14 @@ impl Service {
         let mut any = false;
         let done_at = self.runner.now();
         let hot_until = self.after_spin(done_at);
-        while let Some(finished) = self.runner.next_finished() {
+        while let Some(mut finished) = self.runner.next_finished() {
             any = true;
+            if finished.result == Err(RequestError::Recalled) && self.hand_over.is_none() {
+                // There is no successor, and this is the answer.
+                finished.result = Err(RequestError::Shutdown);
+            }
             self.count(&finished, done_at);
             let Finished { payload, tag: (key, request), result, .. } = finished;
-            let result = result.map_err(|error| match error {
-                // There is no successor.
-                RequestError::Recalled if self.hand_over.is_none() => RequestError::Shutdown,
-                error => error,
-            });
             // A client that is gone left its memory with the array; it is free from here on.
             if let Some(client) = self.clients.get_mut(key) {
                 client.connection.complete(&request, payload, result, &self.name);

@@ -34,7 +34,7 @@ fn session(headers: u8, features: u8, block: u8) -> Session {
         fast_zero: on(6),
         cache: on(7),
         multi_conn: on(3),
-        odd_reads: on(2),
+        unaligned_reads: on(2),
         resize: on(4),
     };
     let minimum = 1 << (block & 15);
@@ -96,7 +96,7 @@ fn execute(session: &mut Session, request: &Request, status: u8, sent: &mut Vec<
         let (start, len) = session.read_span(request.offset, request.len);
         assert!(start <= request.offset && end <= start + len && start + len <= session.size());
         assert!(start % minimum == 0 && len % minimum == 0);
-        assert!(session.odd_reads() || (start, len) == (request.offset, request.len));
+        assert!(session.unaligned_reads() || (start, len) == (request.offset, request.len));
     } else {
         assert!(request.offset % minimum == 0 && request.len % minimum == 0);
     }

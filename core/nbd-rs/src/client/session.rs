@@ -20,7 +20,7 @@ use crate::reply::{self, Extent, Reply, ReplyBody};
 use crate::request::{Command, Request, RequestHeader};
 use crate::session::Headers;
 use crate::wire::{
-    EXTENDED_REQUEST_LEN, STATUS_FILTER_LEN, cmd, cmd_flag, limit, transmission_flag as server_flag,
+    EXTENDED_REQUEST_LEN, STATUS_FILTER_LEN, cmd_flag, limit, transmission_flag as server_flag,
 };
 use std::collections::BTreeMap;
 
@@ -181,8 +181,7 @@ impl ClientSession {
 
     /// The header that says that the client leaves. The server answers what is in flight and closes.
     pub fn disconnect(&self) -> Frame<EXTENDED_REQUEST_LEN> {
-        let header = Request::new(Command::Flush, 0, 0, 0).header(self.headers);
-        RequestHeader { command: cmd::DISC, ..header }.encode(self.headers)
+        RequestHeader::disconnect(self.headers).encode(self.headers)
     }
 
     /// Requests that the server has not answered.

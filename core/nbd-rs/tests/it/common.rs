@@ -52,7 +52,7 @@ pub(crate) fn everything() -> Features {
         fast_zero: false,
         cache: true,
         multi_conn: true,
-        odd_reads: false,
+        unaligned_reads: false,
         resize: false,
     }
 }

@@ -89,10 +89,10 @@ fn past_the_end_has_an_errno_a_command() {
 /// Only reads, only of clients that cannot know better, only if the export serves them, and never past the
 /// end or longer than a payload.
 #[test]
-fn odd_reads_are_for_those_who_know_no_block_sizes() {
-    let of = |odd_reads: bool, sizes_untold: bool| {
+fn unaligned_reads_are_for_those_who_know_no_block_sizes() {
+    let of = |unaligned_reads: bool, sizes_untold: bool| {
         let negotiated = Negotiated { sizes_untold, ..negotiated(false, false) };
-        session(Features { odd_reads, ..everything() }, block(), SIZE, negotiated)
+        session(Features { unaligned_reads, ..everything() }, block(), SIZE, negotiated)
     };
     let odd = of(true, true);
     for (offset, len) in [(1, 1), (511, 2), (513, 512), (0, 100), (SIZE - 1, 1)] {
@@ -111,7 +111,7 @@ fn odd_reads_are_for_those_who_know_no_block_sizes() {
     assert_eq!(errno(&odd, &header(cmd::READ, 0, SIZE - 1, 2)), Some(Errno::Inval));
     assert_eq!(errno(&odd, &header(cmd::READ, 0, u64::MAX, 2)), Some(Errno::Inval));
     let negotiated = Negotiated { sizes_untold: true, ..negotiated(false, false) };
-    let large = session(Features { odd_reads: true, ..everything() }, block(), 1 << 40, negotiated);
+    let large = session(Features { unaligned_reads: true, ..everything() }, block(), 1 << 40, negotiated);
     let most = u64::from(limit::PAYLOAD);
     assert_eq!(errno(&large, &header(cmd::READ, 0, 512, most)), None);
     assert_eq!(errno(&large, &header(cmd::READ, 0, 1, most)), Some(Errno::Inval));
@@ -423,7 +423,7 @@ fn oracle(h: &RequestHeader, s: &Session) -> Result<bool, Errno> {
         let space = h.command == cmd::WRITE || h.command == cmd::WRITE_ZEROES;
         return Err(if space { Errno::NoSpc } else { Errno::Inval });
     }
-    let odd = h.command == cmd::READ && s.odd_reads();
+    let odd = h.command == cmd::READ && s.unaligned_reads();
     if !odd && (offset % minimum != 0 || len % minimum != 0) {
         return Err(Errno::Inval);
     }
@@ -450,7 +450,7 @@ fn random_session(rng: &mut Rng) -> Session {
         fast_zero: on(12),
         cache: on(14),
         multi_conn: on(16),
-        odd_reads: on(24),
+        unaligned_reads: on(24),
         resize: on(22),
     };
     let minimum = rng.pick(&[1, 512, 4096]);

@@ -53,7 +53,7 @@ impl Waiting {
 
 impl Request {
     fn waiting(&self, id: ReqId) -> Waiting {
-        Waiting { id, arrival: self.arrival, offset: self.offset, end: self.offset + self.len }
+        Waiting { id, arrival: self.arrival, offset: self.offset, end: self.offset.saturating_add(self.len) }
     }
 }
 

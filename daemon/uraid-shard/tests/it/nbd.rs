@@ -338,7 +338,7 @@ fn a_read_that_fails_gives_the_good_data_and_names_the_first_lost_byte() {
 
 /// A client of `EXPORT_NAME` reads what it likes; what is lost beside it is no error of its read.
 #[test]
-fn odd_reads_give_just_the_bytes() {
+fn unaligned_reads_give_just_the_bytes() {
     let volume = Volume::new(DATA, tuning());
     let mut rng = Rng(0x6e62_6407);
     let model = rng.bytes(volume.export.size() as usize);

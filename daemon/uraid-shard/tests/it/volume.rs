@@ -152,7 +152,7 @@ impl Volume {
             fast_zero: true,
             cache: true,
             multi_conn: true,
-            odd_reads: true,
+            unaligned_reads: true,
             ..Features::default()
         };
         let block = BlockSizes::new(512, CHUNK, 32 << 20).unwrap();

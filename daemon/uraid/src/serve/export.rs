@@ -56,7 +56,7 @@ pub(super) fn info(
         fast_zero: true,
         cache: true,
         multi_conn: true,
-        odd_reads: true,
+        unaligned_reads: true,
         resize: false,
     };
     let info = ExportInfo::new(name, geometry.array_bytes(), block, features)?;

@@ -12,7 +12,7 @@ pub(super) struct Agreement {
     contexts: Vec<String>,
     /// It was told no block sizes, and may read at any byte.
     #[serde(default)]
-    odd_reads: bool,
+    unaligned_reads: bool,
 }
 
 const HEADERS: [(&str, Headers); 3] =
@@ -27,7 +27,7 @@ impl Agreement {
             headers: word.map_or_else(String::new, |(word, _)| (*word).to_owned()),
             // A context without a name would not be found again, and its client is not gone on with.
             contexts: session.contexts().iter().map(|context| name(context).unwrap_or_default()).collect(),
-            odd_reads: session.odd_reads(),
+            unaligned_reads: session.unaligned_reads(),
         }
     }
 
@@ -38,7 +38,7 @@ impl Agreement {
         for name in &self.contexts {
             contexts = contexts.with(export.context(name)?);
         }
-        let sizes_untold = self.odd_reads;
+        let sizes_untold = self.unaligned_reads;
         Some(Session::new(export, &Negotiated { headers, contexts, sizes_untold, ..Negotiated::default() }))
     }
 }
@@ -61,16 +61,16 @@ mod tests {
                 assert_eq!(Agreement::of(&session, &export).session(&export), Some(session));
             }
         }
-        let odd = Features { odd_reads: true, ..Features::default() };
+        let odd = Features { unaligned_reads: true, ..Features::default() };
         let odd = ExportInfo::new("v", 1 << 20, BlockSizes::default(), odd).unwrap();
         for sizes_untold in [false, true] {
             let session = Session::new(&odd, &Negotiated { sizes_untold, ..Negotiated::default() });
-            assert_eq!(session.odd_reads(), sizes_untold);
+            assert_eq!(session.unaligned_reads(), sizes_untold);
             assert_eq!(Agreement::of(&session, &odd).session(&odd), Some(session));
         }
         // What a version before that wrote.
         let old: Agreement = serde_json::from_str(r#"{"headers":"simple","contexts":[]}"#).unwrap();
-        assert!(!old.session(&odd).unwrap().odd_reads());
+        assert!(!old.session(&odd).unwrap().unaligned_reads());
         // Where the contexts stand in another order, it is the name that counts.
         let other = ExportInfo::new("v", 1 << 20, BlockSizes::default(), Features::default()).unwrap();
         let other = other.with_context("x-uraid:b").unwrap();
@@ -80,8 +80,11 @@ mod tests {
         let moved = Agreement::of(&session, &export).session(&other).unwrap();
         assert_eq!(moved.contexts(), Contexts::NONE.with(Context::nth(1).unwrap()));
 
-        let agreement =
-            |headers: &str, contexts| Agreement { headers: headers.to_owned(), contexts, odd_reads: false };
+        let agreement = |headers: &str, contexts| Agreement {
+            headers: headers.to_owned(),
+            contexts,
+            unaligned_reads: false,
+        };
         let unknown = agreement("telepathic", vec![]);
         assert_eq!(unknown.session(&export), None);
         for name in ["x:y", ""] {
