@@ -1,5 +1,6 @@
 //! The words of an assembly: what was found, what came of it, and why not.
 
+use crate::areas::Areas;
 use crate::error::SuperblockError;
 use crate::level::Level;
 use crate::superblock::Superblock;
@@ -20,6 +21,8 @@ pub struct Found {
     /// Two values that are equal for two paths of the same device, such as the device and inode numbers
     /// of a file. `None` if nothing is known.
     pub identity: Option<(u64, u64)>,
+    /// What it keeps beside its superblock ([`Superblock::areas`]), as it was read.
+    pub areas: Areas,
 }
 
 /// How to assemble.

@@ -97,7 +97,9 @@ impl RawSuperblock {
         // The checksum is made anew when the superblock is encoded; two superblocks that differ in
         // nothing else are the same.
         head.put(wire::CHECKSUM, [0; 4]);
-        Ok(Superblock { head, roles, tail, minor: at.minor, level, layout })
+        let superblock = Superblock { head, roles, tail, minor: at.minor, level, layout };
+        superblock.check_areas_apart()?;
+        Ok(superblock)
     }
 
     fn features(&self) -> Features {

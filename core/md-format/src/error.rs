@@ -1,5 +1,6 @@
 //! Why bytes are not a usable superblock.
 
+use crate::areas::AreaKind;
 use crate::location::Minor;
 use thiserror::Error;
 
@@ -96,6 +97,14 @@ pub enum SuperblockError {
         /// Sectors from the superblock.
         offset: i32,
     },
+    /// The place of something beside the superblock is impossible: outside the room for it, or taken.
+    #[error("damaged superblock: a {kind} at offset {offset} is impossible")]
+    Area {
+        /// What should be there.
+        kind: AreaKind,
+        /// Sectors from the superblock.
+        offset: i64,
+    },
     /// The raid0 feature on a level that is not raid0.
     #[error("damaged superblock: it has a raid0 feature on another level")]
     Raid0Feature,
@@ -161,6 +170,7 @@ impl SuperblockError {
             | SuperblockError::DataSize(_)
             | SuperblockError::Overlap { .. }
             | SuperblockError::BadBlockLog { .. }
+            | SuperblockError::Area { .. }
             | SuperblockError::Raid0Feature
             | SuperblockError::Layout { .. }
             | SuperblockError::Chunk(_)

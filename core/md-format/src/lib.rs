@@ -34,6 +34,7 @@
 //!         device_sectors,
 //!         superblock: Superblock::parse(&array[n].encode(), at, device_sectors),
 //!         identity: None,
+//!         areas: Areas::default(),
 //!     })
 //!     .into();
 //! let assembly = assemble(&found, AssembleOptions::default())?;
@@ -42,6 +43,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod areas;
 mod assemble;
 mod assemble_types;
 mod check;
@@ -56,6 +58,7 @@ mod unsupported;
 mod uuid;
 mod wire;
 
+pub use areas::{Area, AreaKind, Areas};
 pub use assemble::assemble;
 pub use assemble_types::{
     AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Unsynced, Warning,

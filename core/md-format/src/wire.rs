@@ -51,6 +51,11 @@ pub(crate) const LAYOUT: Field<4> = Field::at(76);
 pub(crate) const SIZE: Field<8> = Field::at(80);
 pub(crate) const CHUNK: Field<4> = Field::at(88);
 pub(crate) const RAID_DISKS: Field<4> = Field::at(92);
+/// Signed sectors from the superblock to the bitmap; with a partial parity log the same bytes are its place
+/// (16 bits, signed) and its sectors.
+pub(crate) const BITMAP_OFFSET: Field<4> = Field::at(96);
+pub(crate) const PPL_OFFSET: Field<2> = Field::at(96);
+pub(crate) const PPL_SIZE: Field<2> = Field::at(98);
 /// Signed sectors that a reshape adds to the data offset.
 pub(crate) const NEW_OFFSET: Field<4> = Field::at(124);
 pub(crate) const DATA_OFFSET: Field<8> = Field::at(128);
@@ -91,6 +96,10 @@ impl Head {
 
     pub(crate) fn u16(&self, field: Field<2>) -> u16 {
         u16::from_le_bytes(self.bytes(field))
+    }
+
+    pub(crate) fn i16(&self, field: Field<2>) -> i16 {
+        i16::from_le_bytes(self.bytes(field))
     }
 
     pub(crate) fn u32(&self, field: Field<4>) -> u32 {

@@ -6,7 +6,7 @@
 mod driver;
 
 use driver::*;
-use md_format::{AssembleOptions, Found, MemberState};
+use md_format::{Areas, AssembleOptions, Found, MemberState};
 use uraid_core::*;
 
 fn says_dirty(op: &Op) -> bool {
@@ -114,6 +114,7 @@ fn a_spare_that_gets_a_role_is_never_taken_for_in_sync_after_a_crash() {
             device_sectors: sectors,
             superblock: Ok(sb.clone()),
             identity: Some((1, i as u64)),
+            areas: Areas::default(),
         })
         .collect();
     let a = md_format::assemble(&found, AssembleOptions::default()).expect("assembles");
@@ -251,6 +252,7 @@ fn a_spare_that_gets_a_role_at_the_start_is_a_spare_after_a_crash() {
                 device_sectors: sectors,
                 superblock: Ok(sb.clone()),
                 identity: Some((1, i as u64)),
+                areas: Areas::default(),
             })
             .collect();
         md_format::assemble(&found, AssembleOptions::default()).expect("assembles")

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use md_format::{Found, READ_BYTES, SECTOR, Superblock, SuperblockError, candidates};
+use md_format::{Areas, Found, READ_BYTES, SECTOR, Superblock, SuperblockError, candidates};
 
 use crate::device::{Device, DeviceError};
 
@@ -26,10 +26,13 @@ pub fn superblock(device: &Device) -> Result<Superblock, SuperblockError> {
 
 /// What assembly has to know about an open device.
 pub fn found(device: &Device) -> Found {
+    let superblock = superblock(device);
+    let areas = superblock.as_ref().map(|sb| Areas::read(sb, |at, len| device.read_at(at, len)));
     Found {
         label: device.path().display().to_string(),
         device_sectors: device.sectors(),
-        superblock: superblock(device),
+        areas: areas.unwrap_or_default(),
+        superblock,
         identity: Some(device.identity()),
     }
 }
@@ -45,5 +48,6 @@ pub fn not_found(path: &Path, error: &DeviceError) -> Found {
         device_sectors: 0,
         superblock: Err(SuperblockError::Unreadable(why)),
         identity: None,
+        areas: Areas::default(),
     }
 }

@@ -46,6 +46,7 @@ impl Golden {
             device_sectors: self.number("device_sectors"),
             superblock: self.parse(),
             identity: None,
+            areas: Areas::default(),
         }
     }
 }
@@ -112,7 +113,13 @@ pub(crate) fn array(level: Level, members: usize) -> Vec<Superblock> {
 
 /// `superblock` as found on a device called `label`.
 pub(crate) fn found(label: &str, superblock: Superblock) -> Found {
-    Found { label: label.to_owned(), device_sectors: DEVICE, superblock: Ok(superblock), identity: None }
+    Found {
+        label: label.to_owned(),
+        device_sectors: DEVICE,
+        superblock: Ok(superblock),
+        identity: None,
+        areas: Areas::default(),
+    }
 }
 
 /// The devices of an array, called d0, d1, …

@@ -3,6 +3,8 @@
 //! The modules are marked as tests so that their helpers may panic, as the tests themselves may.
 
 #[cfg(test)]
+mod areas;
+#[cfg(test)]
 mod common;
 #[cfg(test)]
 mod corruption;

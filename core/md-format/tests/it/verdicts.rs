@@ -536,7 +536,11 @@ fn feature_rows() -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for (name, bit, words) in bits {
         for force in [false, true] {
-            rows.push(row(name, with_bytes(&[(8, &bit.to_le_bytes())], true), force, Want::Refused(words)));
+            // What has a place beside the superblock has it at sector 8 from there, and 64 sectors if it says so.
+            let at = if [1, 1024, 2048].contains(&bit) { 8 } else { 0 };
+            let sectors = if bit == 1 { 0 } else { at * 8 };
+            let bytes: [(usize, &[u8]); 2] = [(8, &bit.to_le_bytes()), (96, &[at, 0, sectors, 0])];
+            rows.push(row(name, with_bytes(&bytes, true), force, Want::Refused(words)));
         }
     }
     let mut journal = devices(&raid5());

@@ -1,7 +1,7 @@
 //! A runner without bytes: it starts an array over made-up members, keeps every action in the order in
 //! which it came, and answers exactly what a test tells it to answer.
 
-use md_format::{AssembleOptions, Assembly, CreateParams, Found, Layout, Level, Superblock, Uuid};
+use md_format::{Areas, AssembleOptions, Assembly, CreateParams, Found, Layout, Level, Superblock, Uuid};
 use std::collections::BTreeSet;
 use uraid_core::*;
 
@@ -310,6 +310,7 @@ pub(crate) fn assemble(superblocks: &[Superblock], sectors: u64) -> Assembly {
             device_sectors: sectors,
             superblock: Ok(sb.clone()),
             identity: Some((1, i)),
+            areas: Areas::default(),
         })
         .collect();
     md_format::assemble(&found, AssembleOptions::default()).expect("assembles")

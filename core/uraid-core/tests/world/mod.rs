@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of the world")]
 
-use md_format::{AssembleOptions, Assembly, CreateParams, Found, Layout, Level, Superblock, Uuid};
+use md_format::{Areas, AssembleOptions, Assembly, CreateParams, Found, Layout, Level, Superblock, Uuid};
 use std::collections::{BTreeMap, BTreeSet};
 use uraid_core::*;
 
@@ -722,11 +722,12 @@ pub(crate) fn assemble(disks: &[Disk], force: bool) -> Result<Assembly, md_forma
     let found: Vec<Found> = disks
         .iter()
         .enumerate()
-        .map(|(i, disk)| Found {
-            label: format!("disk{i}"),
-            device_sectors: disk.sectors,
-            superblock: superblock(disk),
-            identity: Some((1, i as u64)),
+        .map(|(i, disk)| {
+            let superblock = superblock(disk);
+            let read = |at: u64, len| Ok::<_, String>(disk.read(at, len).to_vec());
+            let areas = superblock.as_ref().map(|sb| Areas::read(sb, read)).unwrap_or_default();
+            let label = format!("disk{i}");
+            Found { label, device_sectors: disk.sectors, superblock, identity: Some((1, i as u64)), areas }
         })
         .collect();
     md_format::assemble(&found, AssembleOptions { force, ..AssembleOptions::default() })

@@ -5,7 +5,7 @@
 //! byte array says, and at the end every set of survivors gives the same.
 
 use async_tx::{Engine, EngineStats};
-use md_format::{AssembleOptions, Assembly, CreateParams, Found, Layout, Level, Superblock, Uuid};
+use md_format::{Areas, AssembleOptions, Assembly, CreateParams, Found, Layout, Level, Superblock, Uuid};
 use uraid_blockio::{MemControl, MemMembers, MemberIo};
 use uraid_core::{Array, ArrayConfig, MemberId, MemberStanding, NewMember, RequestError, RequestKind};
 use uraid_shard::{
@@ -66,7 +66,13 @@ fn assemble(contents: &[Vec<u8>]) -> Result<Assembly, md_format::AssembleError> 
                 Superblock::parse(&bytes[from..end], at, sectors)
             });
             let superblock = Superblock::choose(read);
-            Found { label: format!("m{i}"), device_sectors: sectors, superblock, identity: None }
+            Found {
+                label: format!("m{i}"),
+                device_sectors: sectors,
+                superblock,
+                identity: None,
+                areas: Areas::default(),
+            }
         })
         .filter(|found| found.device_sectors > 0)
         .collect();

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use async_tx::Engine;
-use md_format::{AssembleOptions, Assembly, CreateParams, Found, Layout, Level, Superblock, Uuid};
+use md_format::{Areas, AssembleOptions, Assembly, CreateParams, Found, Layout, Level, Superblock, Uuid};
 use nbd_rs::reply::{self, ReplyBody};
 use nbd_rs::{
     BlockSizes, Command, Context, Contexts, Errno, ExportInfo, Features, Headers, Negotiated, Request,
@@ -103,7 +103,13 @@ fn assemble(dir: &tempfile::TempDir) -> Assembly {
             Superblock::parse(&bytes[from..bytes.len().min(from + md_format::READ_BYTES)], at, sectors)
         });
         let superblock = Superblock::choose(read);
-        Found { label: format!("member{member}"), device_sectors: sectors, superblock, identity: None }
+        Found {
+            label: format!("member{member}"),
+            device_sectors: sectors,
+            superblock,
+            identity: None,
+            areas: Areas::default(),
+        }
     };
     let found: Vec<_> = (0..MEMBERS).map(found).collect();
     md_format::assemble(&found, AssembleOptions::default()).unwrap()
