@@ -5,6 +5,7 @@
 //! rejects it: a member that the newest one calls failed is not used even if their events are equal, and
 //! a member whose number is outside the role table is not taken for a blank spare.
 
+use crate::assemble_bitmap::array_bitmap;
 use crate::assemble_types::{
     AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Unsynced, Warning,
 };
@@ -313,6 +314,9 @@ fn verdict(
     let consistent = forced && missing_roles.len() == usize::from(level.parity());
     let superblock = array_superblock(newest, taken, consistent);
     let members = members(taken, &superblock);
+    let mut bitmap_warnings = Vec::new();
+    let copies = taken.iter().map(|one| (one.index, one.superblock));
+    let bitmap = array_bitmap(sorter.found, copies, newest, &mut bitmap_warnings)?;
     let mut assembly = Assembly {
         dirty: !superblock.is_clean(),
         resync_offset: superblock.resync_offset(),
@@ -321,9 +325,11 @@ fn verdict(
         missing_roles,
         rejected,
         degraded,
+        bitmap,
         warnings: Vec::new(),
     };
     assembly.warnings = warnings(sorter, &assembly, Unsynced::of(newest), forced.then_some(not_in_sync));
+    assembly.warnings.extend(bitmap_warnings);
     Ok(assembly)
 }
 

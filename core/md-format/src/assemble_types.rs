@@ -1,6 +1,8 @@
 //! The words of an assembly: what was found, what came of it, and why not.
 
 use crate::areas::Areas;
+use crate::assemble_bitmap::ArrayBitmap;
+use crate::bitmap::BitmapError;
 use crate::error::SuperblockError;
 use crate::level::Level;
 use crate::superblock::Superblock;
@@ -53,6 +55,8 @@ pub struct Assembly {
     pub resync_offset: u64,
     /// Missing and rebuilding members together; at most the level's parity.
     pub degraded: u16,
+    /// The write-intent bitmap, if the array has one.
+    pub bitmap: Option<ArrayBitmap>,
     /// What a person should be told although the array starts.
     pub warnings: Vec<Warning>,
 }
@@ -241,6 +245,18 @@ pub enum Warning {
         /// Roles that are missing or being rebuilt.
         roles: Vec<u16>,
     },
+    /// No copy of the write-intent bitmap is as new as the superblocks: someone went on without it.
+    BitmapOutdated {
+        /// The array is dirty, so that all of it has to be resynced.
+        dirty: bool,
+    },
+    /// A member's copy of the write-intent bitmap cannot be used and will be written anew.
+    BitmapCopy {
+        /// The device.
+        label: String,
+        /// Why.
+        why: BitmapError,
+    },
     /// A device was not taken.
     Rejected(Rejected),
 }
@@ -271,6 +287,13 @@ impl fmt::Display for Warning {
                     Unsynced::New | Unsynced::Partly { .. } => "what parity was not made for",
                 }
             ),
+            Warning::BitmapOutdated { dirty } => {
+                let then = if *dirty { ", so the whole array is resynced" } else { "" };
+                write!(f, "the write-intent bitmap is out of date: the array was run without it{then}")
+            }
+            Warning::BitmapCopy { label, why } => {
+                write!(f, "{label}: its copy of the write-intent bitmap {why}; it is written anew")
+            }
             Warning::Rejected(rejected) => write!(f, "not used: {rejected}"),
         }
     }
@@ -313,6 +336,16 @@ pub enum AssembleError {
         label: String,
         /// The feature.
         features: Unsupported,
+    },
+    /// The write-intent bitmap cannot be used on any member.
+    #[error(
+        "{label}: the write-intent bitmap {why}. Use Linux md for this array, or let it remove the bitmap: mdadm --assemble --update=no-bitmap"
+    )]
+    Bitmap {
+        /// The device that has it.
+        label: String,
+        /// Why.
+        why: BitmapError,
     },
     /// More members are missing than parity covers.
     #[error(

@@ -2,6 +2,7 @@
 //!
 //! Offsets are chosen as mdadm chooses them, so that a member looks the same whoever made it.
 
+use crate::bitmap::{self, NewBitmapError};
 use crate::error::SuperblockError;
 use crate::features::Features;
 use crate::level::{Layout, Level};
@@ -48,6 +49,21 @@ pub struct CreateParams<'a> {
     /// Whether parity is known to be good already (all members zero, or the operator says so); otherwise
     /// the array starts with a resync.
     pub clean: bool,
+    /// Whether it gets a write-intent bitmap.
+    pub bitmap: IntentBitmap,
+}
+
+/// Which write-intent bitmap a new array gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IntentBitmap {
+    /// None.
+    #[default]
+    None,
+    /// One on every member, in front of the data.
+    Internal {
+        /// Bytes of a region; what mdadm would take if `None`.
+        chunk_bytes: Option<u64>,
+    },
 }
 
 /// Why an array cannot be made.
@@ -104,6 +120,9 @@ pub enum CreateError {
         /// Sectors of a chunk.
         chunk_sectors: u32,
     },
+    /// It cannot have the bitmap that was asked for.
+    #[error("{0}")]
+    Bitmap(#[from] NewBitmapError),
     /// The array would be larger than 64-bit byte addresses reach.
     #[error("the array would be too large")]
     TooLarge,
@@ -157,7 +176,7 @@ pub fn plan_create(params: &CreateParams<'_>) -> Result<Vec<Superblock>, CreateE
     let smallest = params.members.iter().copied().min().unwrap_or(0);
     let data_offset = data_offset(smallest, params.chunk_sectors);
     let size = used_sectors(params, smallest, data_offset)?;
-    let head = array_head(params, data_offset, size);
+    let head = array_head(params, data_offset, size)?;
     let members = params.members.iter().zip(params.device_uuids).enumerate();
     members.map(|(index, (&sectors, uuid))| member(params, head, index, sectors, *uuid)).collect()
 }
@@ -249,7 +268,7 @@ fn used_sectors(params: &CreateParams<'_>, smallest: u64, data_offset: u64) -> R
 }
 
 /// The fields that all members have in common.
-fn array_head(params: &CreateParams<'_>, data_offset: u64, size: u64) -> Head {
+fn array_head(params: &CreateParams<'_>, data_offset: u64, size: u64) -> Result<Head, CreateError> {
     let members = params.members.len() as u32;
     let mut head = Head([0; HEAD_BYTES]);
     head.put(wire::MAGIC, wire::MAGIC_VALUE.to_le_bytes());
@@ -268,14 +287,22 @@ fn array_head(params: &CreateParams<'_>, data_offset: u64, size: u64) -> Head {
     head.put(wire::DATA_OFFSET, data_offset.to_le_bytes());
     head.put(wire::SUPER_OFFSET, SUPER_SECTOR.to_le_bytes());
     head.put(wire::BBLOG_SIZE, 8_u16.to_le_bytes());
-    // Behind the superblock and the room for a bitmap; at most 8 + 256, far before the data.
-    let log = 8 + bitmap_room(size) as i32;
-    head.put(wire::BBLOG_OFFSET, log.to_le_bytes());
+    // Behind the superblock and the bitmap or the room for one; at most 8 + 256, far before the data.
+    let room = bitmap_room(size);
+    let log = match params.bitmap {
+        IntentBitmap::None => 8 + room,
+        IntentBitmap::Internal { chunk_bytes } => {
+            head.put(wire::FEATURES, Features::BITMAP.bits().to_le_bytes());
+            head.put(wire::BITMAP_OFFSET, 8_i32.to_le_bytes());
+            8 + bitmap::planned_bytes(size, room * SECTOR, chunk_bytes)?.1 / SECTOR
+        }
+    };
+    head.put(wire::BBLOG_OFFSET, (log as i32).to_le_bytes());
     head.put(wire::EVENTS, 1_u64.to_le_bytes());
     let resync_offset = if params.clean { wire::CLEAN } else { 0 };
     head.put(wire::RESYNC_OFFSET, resync_offset.to_le_bytes());
     head.put(wire::MAX_DEV, table_entries(members).to_le_bytes());
-    head
+    Ok(head)
 }
 
 /// The superblock of one member of a new array.

@@ -25,6 +25,7 @@
 //!     device_uuids: &[Uuid([2; 16]), Uuid([3; 16]), Uuid([4; 16])],
 //!     now: 1_800_000_000,
 //!     clean: true,
+//!     bitmap: IntentBitmap::None,
 //! })?;
 //! // Written to the devices, and read again from two of them in another order:
 //! let at = array[0].location();
@@ -45,7 +46,9 @@
 
 mod areas;
 mod assemble;
+mod assemble_bitmap;
 mod assemble_types;
+mod bitmap;
 mod check;
 mod create;
 mod describe;
@@ -60,13 +63,15 @@ mod wire;
 
 pub use areas::{Area, AreaKind, Areas};
 pub use assemble::assemble;
+pub use assemble_bitmap::ArrayBitmap;
 pub use assemble_types::{
     AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Unsynced, Warning,
 };
+pub use bitmap::{Bitmap, BitmapError, NewBitmapError};
 pub use check::RawSuperblock;
 pub use create::{
-    CreateError, CreateParams, SpareError, UnusedRoom, free_dev_number, plan_create, spare_superblock,
-    unused_room,
+    CreateError, CreateParams, IntentBitmap, SpareError, UnusedRoom, free_dev_number, plan_create,
+    spare_superblock, unused_room,
 };
 pub use describe::Description;
 pub use error::{Fault, SuperblockError};

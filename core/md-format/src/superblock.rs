@@ -288,6 +288,13 @@ impl Superblock {
         self.head.put(wire::RECOVERY_OFFSET, sectors.unwrap_or(0).to_le_bytes());
     }
 
+    /// Says that this member, which is being rebuilt, has everything but what the bitmap tells.
+    pub fn set_recovery_by_bitmap(&mut self, by_bitmap: bool) {
+        let features = self.features().without(Features::RECOVERY_BITMAP);
+        let features = if by_bitmap { features | Features::RECOVERY_BITMAP } else { features };
+        self.head.put(wire::FEATURES, features.bits().to_le_bytes());
+    }
+
     /// Counts sectors that were repaired by rewriting; stays at the largest value.
     pub fn add_corrected_reads(&mut self, sectors: u32) {
         let sum = self.corrected_reads().saturating_add(sectors);

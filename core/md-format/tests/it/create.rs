@@ -22,6 +22,7 @@ fn params<'a>(members: &'a [u64], uuids: &'a [Uuid]) -> CreateParams<'a> {
         device_uuids: uuids,
         now: 1_800_000_000,
         clean: false,
+        bitmap: IntentBitmap::None,
     }
 }
 
@@ -71,6 +72,7 @@ fn what_md_made_is_made_again() {
         device_uuids: &device_uuids,
         now: old[0].ctime(),
         clean: true,
+        bitmap: IntentBitmap::None,
     };
     let mut made = plan_create(&params).expect("possible");
     for ((new, old), golden) in made.iter_mut().zip(&old).zip(&goldens) {

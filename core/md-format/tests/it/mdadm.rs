@@ -84,6 +84,7 @@ fn mdadm_agrees_about_new_arrays_of_every_layout() {
                     device_uuids: &uuids,
                     now: 1_795_000_000,
                     clean,
+                    bitmap: IntentBitmap::None,
                 };
                 let params = CreateParams { name: params.name.get(..32).expect("ASCII"), ..params };
                 let made = plan_create(&params).expect("possible");

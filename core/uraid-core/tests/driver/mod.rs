@@ -297,6 +297,7 @@ fn create(shape: &Shape, sectors: u64) -> Vec<Superblock> {
         device_uuids: &uuids,
         now: 1_700_000_000,
         clean: shape.clean,
+        bitmap: md_format::IntentBitmap::None,
     })
     .expect("a possible array")
 }

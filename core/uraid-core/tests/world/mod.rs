@@ -209,6 +209,7 @@ impl World {
             device_uuids: &uuids,
             now: 1_700_000_000,
             clean: shape.clean,
+            bitmap: md_format::IntentBitmap::None,
         })
         .expect("a possible array");
         let mut disks: Vec<Disk> =

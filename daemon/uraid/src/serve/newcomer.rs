@@ -170,6 +170,7 @@ mod tests {
             size_sectors: None,
             clean: true,
             now: 1_700_000_000,
+            bitmap: md_format::IntentBitmap::None,
         };
         plan_create(&params).unwrap().remove(0)
     }
