@@ -1,5 +1,4 @@
 //! The write-intent bitmap: new ones as mdadm makes them, bits against a plain list, and damage.
-use crate::common::*;
 use md_format::*;
 
 /// The superblock of a member that uses `mib` MiB, with room for a bitmap.
