@@ -3,12 +3,16 @@
 //! The order in which the devices are named does not matter, except that of two devices which are alike
 //! in every respect the first is taken. Where the kernel would take a member whose data may be old, this
 //! rejects it: a member that the newest one calls failed is not used even if their events are equal, and
-//! a member whose number is outside the role table is not taken for a blank spare.
+//! a member whose number is outside the role table is not taken for a blank spare. A member that was replacing
+//! another one (`mdadm --replace`) when the array stopped is left out, and the one that it was to replace serves.
+//! Its entry in the role table becomes that of a spare with the first update, so that neither the kernel nor
+//! this takes it back as half of a member once the array was written without it.
 
 use crate::assemble_bitmap::array_bitmap;
 use crate::assemble_types::{
     AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Unsynced, Warning,
 };
+use crate::features::Features;
 use crate::superblock::{DevRole, Superblock};
 use crate::unsupported::unsupported;
 use crate::uuid::Uuid;
@@ -173,6 +177,9 @@ impl<'a> Sorter<'a> {
             if one.superblock.role() != DevRole::Journal {
                 large_enough(one.superblock)?;
             }
+            if let (true, DevRole::Active(role)) = (is_replacement(one.superblock), one.superblock.role()) {
+                return Err(Reason::Replacement { role });
+            }
             up_to_date(one.superblock, newest.superblock, &label)
         })
     }
@@ -225,7 +232,8 @@ fn claims(superblock: &Superblock) -> Vec<String> {
 
 /// The device whose superblock tells the state of the array: of those with a role the one with the most
 /// events. Where several have as many they were written alike; should they not be, the one that most of
-/// them agree with counts, then the one that trusts parity least.
+/// them agree with counts, then the one that trusts parity least. A replacement that is not finished counts
+/// only where it alone is the newest; then the array is refused, because it will not be used.
 fn newest<'a>(own: &[Candidate<'a>]) -> Option<Candidate<'a>> {
     let holds_role =
         |one: &&Candidate<'a>| matches!(one.superblock.role(), DevRole::Active(_) | DevRole::Journal);
@@ -237,8 +245,15 @@ fn newest<'a>(own: &[Candidate<'a>]) -> Option<Candidate<'a>> {
     latest.iter().copied().max_by_key(|one| {
         let agreeing = latest.iter().filter(|other| other.superblock.roles == one.superblock.roles).count();
         let superblock = one.superblock;
-        (agreeing, Reverse(superblock.resync_offset()), Reverse(superblock.dev_number()), Reverse(one.index))
+        let own = !is_replacement(superblock);
+        let trust = Reverse(superblock.resync_offset());
+        (own, agreeing, trust, Reverse(superblock.dev_number()), Reverse(one.index))
     })
+}
+
+/// Whether this member was being filled to take over a role that another one still plays.
+fn is_replacement(superblock: &Superblock) -> bool {
+    superblock.features().contains(Features::REPLACEMENT)
 }
 
 /// Both describe the same array.

@@ -161,6 +161,14 @@ pub enum Reason {
         "was failed or removed while the array was running, so it may be out of date; add it again to rebuild it"
     )]
     Evicted,
+    /// It was replacing another member and was not done; that one is used.
+    #[error(
+        "is a replacement for role {role} that was not finished; the member that it was to replace is used. Let Linux md finish before the array is written here, or add it again"
+    )]
+    Replacement {
+        /// The role that it was to take over.
+        role: u16,
+    },
     /// It says that the newest member failed: both were written without the other.
     #[error("says that the newest member ({newest}) failed, so the two went separate ways")]
     SeparateWays {

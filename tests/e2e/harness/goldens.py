@@ -13,6 +13,11 @@ def cases():
     return json.loads((HOME / "manifest.json").read_text())["cases"]
 
 
+# What is tried with the whole daemon; all of them are tried with the core (core/uraid-core/tests/golden).
+SAMPLE = ["r5_n3_left_symmetric_c4k", "r4_n4_c4k", "r6_n4_left_symmetric_c4k", "r6_n6_left_symmetric_c4k",
+          "r6_n5_ddf_N_continue_c4k"]
+
+
 def unpack(t, case):
     """Writes the members into the test's directory and returns their paths in role order."""
     need("zstd")

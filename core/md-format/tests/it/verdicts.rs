@@ -557,6 +557,44 @@ fn feature_rows() -> Vec<Row> {
     rows
 }
 
+/// The array of four with a fifth device that was to replace the one of role 1, which is in the others' tables.
+fn replacing(events: u64) -> Vec<Found> {
+    let mut members = raid5();
+    members.iter_mut().for_each(|one| says(one, 5, DevRole::Active(1)));
+    let mut found = devices(&members);
+    let own = [(8, &[2 | 16][..]), (152, &[0, 1]), (160, &[5]), (168, &[0x55]), (200, &events.to_le_bytes())];
+    found.push(self::found("new", altered(&members[1], &own).expect("sound")));
+    found
+}
+
+fn replacement_rows() -> Vec<Row> {
+    let left_out = |taken, degraded, warning| Want::Starts {
+        taken,
+        degraded,
+        dirty: false,
+        rejected: &[("new", "is a replacement for role 1 that was not finished")],
+        warning,
+    };
+    vec![
+        row("a replacement under way", replacing(20), false, left_out("d0 d1 d2 d3", 0, "not used: new")),
+        row("a replacement one behind", replacing(19), false, left_out("d0 d1 d2 d3", 0, "not used: new")),
+        // The kernel would take half of the member; here it counts as missing.
+        row(
+            "a replacement without what it replaces",
+            without(replacing(20), "d1"),
+            false,
+            left_out("d0 d2 d3", 1, "no member for role 1"),
+        ),
+        // It alone knows the newest state, and is not going to be used.
+        row(
+            "a replacement that is ahead",
+            replacing(21),
+            true,
+            Want::Refused(&["new has a feature", "replacement"]),
+        ),
+    ]
+}
+
 #[test]
 fn the_table_of_verdicts() {
     let tables = [
@@ -568,6 +606,7 @@ fn the_table_of_verdicts() {
         dirty_rows(),
         rebuilding_rows(),
         feature_rows(),
+        replacement_rows(),
     ];
     let mut random = Random(SEED);
     for row in tables.into_iter().flatten() {

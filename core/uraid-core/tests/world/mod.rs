@@ -43,6 +43,8 @@ pub(crate) struct Disk {
     pub(crate) bad: BTreeSet<u64>,
     pub(crate) dead: bool,
     gap: u64,
+    /// Where the data begin, in bytes.
+    data_start: u64,
     pub(crate) sectors: u64,
 }
 
@@ -57,15 +59,22 @@ impl Disk {
             bad: BTreeSet::new(),
             dead: false,
             gap,
+            data_start: data_offset,
             sectors,
         }
+    }
+    /// A member all of whose bytes are kept, as they are in `image`.
+    pub(crate) fn of_image(image: Vec<u8>, data_start: u64) -> Self {
+        let sectors = (image.len() / SECTOR) as u64;
+        let (durable, unflushed, bad) = (image.clone(), vec![], BTreeSet::new());
+        Disk { view: image, durable, unflushed, bad, dead: false, gap: 0, data_start, sectors }
     }
     fn at(&self, offset: u64) -> usize {
         if offset < HEAD { offset as usize } else { (offset - self.gap) as usize }
     }
     /// Where the data begin, in bytes.
     pub(crate) fn data_start(&self) -> u64 {
-        HEAD + self.gap
+        self.data_start
     }
     pub(crate) fn read(&self, offset: u64, len: usize) -> &[u8] {
         let at = self.at(offset);
@@ -169,6 +178,11 @@ pub(crate) fn mul(mut a: u8, mut b: u8) -> u8 {
 
 pub(crate) fn pow2(e: u8) -> u8 {
     (0..e).fold(1, |x, _| mul(x, 2))
+}
+
+/// `x * factor` for every byte x.
+pub(crate) fn times(factor: u8) -> [u8; 256] {
+    std::array::from_fn(|x| mul(x as u8, factor))
 }
 
 fn inv(a: u8) -> u8 {
@@ -409,8 +423,7 @@ impl World {
         let (mut p, mut q) = (vec![0; len], vec![0; len]);
         for (e, mem) in data.iter().enumerate() {
             let Some(mem) = mem else { continue };
-            let g = pow2(e as u8);
-            let table: Vec<u8> = (0..=255).map(|b| mul(b, g)).collect();
+            let table = times(pow2(e as u8));
             for (i, b) in self.fetch(mem).into_iter().enumerate() {
                 p[i] ^= b;
                 q[i] ^= table[usize::from(b)];
@@ -437,8 +450,9 @@ impl World {
                 let delta: Vec<u8> = o.iter().zip(&n).map(|(a, b)| a ^ b).collect();
                 for (mem, g) in [(p, 1), (q, pow2(*exponent))] {
                     if let Some(mem) = mem {
-                        let parity: Vec<u8> =
-                            self.fetch(mem).iter().zip(&delta).map(|(x, d)| x ^ mul(*d, g)).collect();
+                        let table = times(g);
+                        let parity = self.fetch(mem).into_iter().zip(&delta);
+                        let parity: Vec<u8> = parity.map(|(x, &d)| x ^ table[usize::from(d)]).collect();
                         self.put(mem, &parity);
                     }
                 }
@@ -471,18 +485,18 @@ impl World {
             }
             [x] => {
                 let qd = self.fetch(&q_src.expect("P or Q"));
-                let c = inv(pow2(x));
-                let d: Vec<u8> = qd.iter().zip(&qq).map(|(a, b)| mul(a ^ b, c)).collect();
+                let table = times(inv(pow2(x)));
+                let d: Vec<u8> = qd.iter().zip(&qq).map(|(a, b)| table[usize::from(a ^ b)]).collect();
                 self.put(&dest(x), &d);
             }
             [x, y] => {
                 let (pd, qd) = (self.fetch(&p_src.expect("P")), self.fetch(&q_src.expect("Q")));
                 let (gx, gy) = (pow2(x), pow2(y));
-                let c = inv(gx ^ gy);
+                let (by_gy, by_c) = (times(gy), times(inv(gx ^ gy)));
                 let (mut dx, mut dy) = (vec![0; len], vec![0; len]);
                 for i in 0..len {
                     let (a, b) = (pd[i] ^ pp[i], qd[i] ^ qq[i]);
-                    dx[i] = mul(mul(gy, a) ^ b, c);
+                    dx[i] = by_c[usize::from(by_gy[usize::from(a)] ^ b)];
                     dy[i] = dx[i] ^ a;
                 }
                 self.put(&dest(x), &dx);
@@ -636,8 +650,7 @@ impl World {
     }
 
     fn data_offset(&self, member: MemberId) -> u64 {
-        let disk = &self.disks[usize::from(member.0)];
-        HEAD + disk.gap
+        self.disks[usize::from(member.0)].data_start()
     }
 
     fn by_role(&self) -> BTreeMap<Role, MemberId> {
@@ -666,8 +679,7 @@ impl World {
             let len = g.strip_bytes() as usize;
             let (mut p, mut q) = (vec![0; len], vec![0; len]);
             for lane in 0..g.data() {
-                let c = pow2(pattern.exponents[usize::from(lane)]);
-                let table: Vec<u8> = (0..=255).map(|b| mul(b, c)).collect();
+                let table = times(pow2(pattern.exponents[usize::from(lane)]));
                 for (i, &b) in strip(lane).expect("present").iter().enumerate() {
                     p[i] ^= b;
                     q[i] ^= table[usize::from(b)];
@@ -701,7 +713,7 @@ impl World {
     pub(crate) fn add_disk(&mut self) -> MemberId {
         let old = &self.disks[0];
         let data = old.view.len() as u64 - HEAD;
-        let mut disk = Disk::new(old.sectors, HEAD + old.gap, data);
+        let mut disk = Disk::new(old.sectors, old.data_start, data);
         // Blank does not mean zero.
         disk.view[HEAD as usize..].fill(0x77);
         disk.durable = disk.view.clone();
