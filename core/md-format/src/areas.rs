@@ -7,7 +7,7 @@
 use crate::error::SuperblockError;
 use crate::features::Features;
 use crate::location::Minor;
-use crate::superblock::Superblock;
+use crate::superblock::{BadBlockLog, Superblock};
 use crate::wire::{self, SECTOR};
 
 /// The most bytes of a bitmap that are read. A bitmap made by mdadm has at most 128 KiB; one that does not fit
@@ -45,6 +45,13 @@ pub struct Area {
     /// Bytes to read there, whole sectors. Of a bitmap, whose length only its own superblock tells, as much as
     /// there is room for up to the next thing on the member, but no more than 1 MiB.
     pub bytes: usize,
+}
+
+impl Area {
+    fn meets(&self, other: &Area) -> bool {
+        let end = |area: &Area| area.sector.saturating_add(area.bytes as u64 / SECTOR);
+        self.sector < end(other) && other.sector < end(self)
+    }
 }
 
 /// The areas of one member as they were read. `None`: it has no such area, or nobody read it; an error says
@@ -96,6 +103,15 @@ impl Superblock {
         ];
         let wanted = kinds.into_iter().filter(|(there, _)| *there);
         wanted.filter_map(|(_, kind)| self.area(kind)).collect()
+    }
+
+    /// Where bad blocks of this member can be logged, whether or not any are yet; `None` if it has no log, or one
+    /// where something else lies or that md would not read.
+    pub fn bad_block_area(&self) -> Option<(Area, BadBlockLog)> {
+        let log = self.bad_block_log().filter(|log| log.sectors <= 8 && log.shift < 64)?;
+        let area = self.area(AreaKind::BadBlocks)?;
+        let others = self.areas().into_iter().filter(|other| other.kind != AreaKind::BadBlocks);
+        (!others.into_iter().any(|other| other.meets(&area))).then_some((area, log))
     }
 
     /// Where an area of this kind is, whether or not the feature bits say that it counts; `None` if the place
@@ -164,11 +180,7 @@ impl Superblock {
         for (_, kind) in spoken_of.into_iter().filter(|(there, _)| *there) {
             let offset = self.area_field(kind).0;
             let area = self.area(kind).ok_or(SuperblockError::Area { kind, offset })?;
-            let meets = |other: &Area| {
-                other.sector < area.sector + area.bytes as u64 / SECTOR
-                    && area.sector < other.sector + other.bytes as u64 / SECTOR
-            };
-            if taken.iter().any(meets) {
+            if taken.iter().any(|other| other.meets(&area)) {
                 return Err(SuperblockError::Area { kind, offset });
             }
             taken.push(area);

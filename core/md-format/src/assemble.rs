@@ -12,6 +12,7 @@ use crate::assemble_bitmap::array_bitmap;
 use crate::assemble_types::{
     AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Unsynced, Warning,
 };
+use crate::bad_blocks::BadBlocks;
 use crate::features::Features;
 use crate::superblock::{DevRole, Superblock};
 use crate::unsupported::unsupported;
@@ -97,7 +98,10 @@ impl<'a> Sorter<'a> {
                 }
             }
             match &found.superblock {
-                Ok(superblock) => sound.push(Candidate { index, superblock }),
+                Ok(superblock) => match bad_blocks(found, superblock) {
+                    Ok(_) => sound.push(Candidate { index, superblock }),
+                    Err(why) => drop(self.rejected.insert(index, Reason::BadBlocks(why))),
+                },
                 Err(error) => drop(self.rejected.insert(index, Reason::Superblock(error.clone()))),
             }
         }
@@ -218,6 +222,17 @@ impl<'a> Sorter<'a> {
     }
 }
 
+/// What the bad-block log of a device says, if its superblock says that it counts.
+fn bad_blocks(found: &Found, superblock: &Superblock) -> Result<BadBlocks, String> {
+    let log = superblock.bad_block_log().filter(|_| superblock.features().contains(Features::BAD_BLOCKS));
+    match (log, &found.areas.bad_blocks) {
+        (None, _) => Ok(BadBlocks::default()),
+        (Some(_), None) => Err("it was not read".to_owned()),
+        (Some(_), Some(Err(why))) => Err(format!("it cannot be read: {why}")),
+        (Some(log), Some(Ok(bytes))) => BadBlocks::parse(log, bytes).map_err(|error| error.to_string()),
+    }
+}
+
 /// The places that only one device may have, in words.
 fn claims(superblock: &Superblock) -> Vec<String> {
     let mut claims = vec![
@@ -328,7 +343,7 @@ fn verdict(
     // nothing is left to compare. With redundancy left, some of it may be stale: that is resynced.
     let consistent = forced && missing_roles.len() == usize::from(level.parity());
     let superblock = array_superblock(newest, taken, consistent);
-    let members = members(taken, &superblock);
+    let members = members(sorter.found, taken, &superblock);
     let mut bitmap_warnings = Vec::new();
     let copies = taken.iter().map(|one| (one.index, one.superblock));
     let bitmap = array_bitmap(sorter.found, copies, newest, &mut bitmap_warnings)?;
@@ -369,7 +384,7 @@ fn array_superblock(newest: &Superblock, taken: &[Candidate<'_>], consistent: bo
 }
 
 /// The members taken, role holders first.
-fn members(taken: &[Candidate<'_>], array: &Superblock) -> Vec<Member> {
+fn members(found: &[Found], taken: &[Candidate<'_>], array: &Superblock) -> Vec<Member> {
     let mut members: Vec<Member> = taken
         .iter()
         .map(|one| {
@@ -386,7 +401,16 @@ fn members(taken: &[Candidate<'_>], array: &Superblock) -> Vec<Member> {
                     MemberState::Rebuilding { recovery_offset: sectors.min(array.size_sectors()) }
                 }
             };
-            Member { found: one.index, dev_number: superblock.dev_number(), role, state, superblock }
+            // A member whose log cannot be used was not taken.
+            let bad_blocks = found.get(one.index).and_then(|found| bad_blocks(found, one.superblock).ok());
+            Member {
+                found: one.index,
+                dev_number: superblock.dev_number(),
+                role,
+                state,
+                bad_blocks: bad_blocks.unwrap_or_default(),
+                superblock,
+            }
         })
         .collect();
     members.sort_by_key(|member| (member.role.is_none(), member.role, member.dev_number));

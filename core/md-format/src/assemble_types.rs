@@ -2,6 +2,7 @@
 
 use crate::areas::Areas;
 use crate::assemble_bitmap::ArrayBitmap;
+use crate::bad_blocks::BadBlocks;
 use crate::bitmap::BitmapError;
 use crate::error::SuperblockError;
 use crate::level::Level;
@@ -72,6 +73,8 @@ pub struct Member {
     pub role: Option<u16>,
     /// Its state.
     pub state: MemberState,
+    /// The sectors that hold nothing that counts, from the start of the device; those outside of the data, too.
+    pub bad_blocks: BadBlocks,
     /// Its superblock, brought up to the newest one ([`Superblock::catch_up`]): the image from which its
     /// next update is made.
     pub superblock: Superblock,
@@ -116,6 +119,9 @@ pub enum Reason {
     /// It has no usable superblock; [`SuperblockError::fault`] says of which kind the trouble is.
     #[error("{0}")]
     Superblock(SuperblockError),
+    /// What its bad-block log says is not known, so nothing of it can be trusted.
+    #[error("its bad-block log cannot be used: {0}")]
+    BadBlocks(String),
     /// The same device was named before under another name.
     #[error("is the same device as {other}")]
     SameDevice {

@@ -48,6 +48,7 @@ mod areas;
 mod assemble;
 mod assemble_bitmap;
 mod assemble_types;
+mod bad_blocks;
 mod bitmap;
 mod check;
 mod create;
@@ -67,6 +68,7 @@ pub use assemble_bitmap::ArrayBitmap;
 pub use assemble_types::{
     AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Unsynced, Warning,
 };
+pub use bad_blocks::{BadBlocks, BadBlocksError, BadBlocksFull};
 pub use bitmap::{Bitmap, BitmapError, NewBitmapError};
 pub use check::RawSuperblock;
 pub use create::{

@@ -295,6 +295,13 @@ impl Superblock {
         self.head.put(wire::FEATURES, features.bits().to_le_bytes());
     }
 
+    /// Says whether the bad-block log counts: it is not empty.
+    pub fn set_bad_blocks(&mut self, any: bool) {
+        let features = self.features().without(Features::BAD_BLOCKS);
+        let features = if any { features | Features::BAD_BLOCKS } else { features };
+        self.head.put(wire::FEATURES, features.bits().to_le_bytes());
+    }
+
     /// Counts sectors that were repaired by rewriting; stays at the largest value.
     pub fn add_corrected_reads(&mut self, sectors: u32) {
         let sum = self.corrected_reads().saturating_add(sectors);

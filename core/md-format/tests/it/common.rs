@@ -40,15 +40,30 @@ impl Golden {
         Superblock::parse(&self.bytes, self.location(), self.number("device_sectors"))
     }
 
+    fn areas(&self) -> Areas {
+        let number = self.text("member")[1..].parse().unwrap_or(0);
+        let log = (self.case == "r5_n4_ls_c64k_badblocks").then(|| Ok(kernel_log(number)));
+        Areas { bad_blocks: log, ..Areas::default() }
+    }
+
     pub(crate) fn found(&self) -> Found {
         Found {
             label: self.text("member").to_owned(),
             device_sectors: self.number("device_sectors"),
             superblock: self.parse(),
             identity: None,
-            areas: Areas::default(),
+            areas: self.areas(),
         }
     }
+}
+
+/// The bad-block log of a member of `r5_n4_ls_c64k_badblocks`: its first sector, filled up with ones as on disk.
+pub(crate) fn kernel_log(member: usize) -> Vec<u8> {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/r5_n4_ls_c64k_badblocks.log");
+    let all = std::fs::read(file).expect("the logs");
+    let mut log = all[member * BYTES..(member + 1) * BYTES].to_vec();
+    log.resize(8 * BYTES, 0xff);
+    log
 }
 
 /// Every member of every array in `tests/data`, in the order of the file.

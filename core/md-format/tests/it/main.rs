@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod areas;
 #[cfg(test)]
+mod bad_blocks;
+#[cfg(test)]
 mod bitmap;
 #[cfg(test)]
 mod common;

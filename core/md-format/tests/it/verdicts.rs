@@ -521,10 +521,9 @@ fn rebuilding_rows() -> Vec<Row> {
 }
 
 fn feature_rows() -> Vec<Row> {
-    let bits: [(&'static str, u16, &'static [&'static str]); 10] = [
+    let bits: [(&'static str, u16, &'static [&'static str]); 9] = [
         ("bitmap", 1, &["d0 has a feature that is not supported: bitmap"]),
         ("reshape", 4, &["not supported: reshape"]),
-        ("bad blocks", 8, &["not supported: non-empty bad-block log"]),
         ("replacement", 16, &["not supported: replacement"]),
         ("reshape backwards", 32, &["not supported: reshape backwards"]),
         ("recovery bitmap", 128, &["not supported: recovery by bitmap"]),
@@ -552,8 +551,18 @@ fn feature_rows() -> Vec<Row> {
         false,
         Want::Refused(&["log has a feature", "journal"]),
     ));
-    let on_one = with_bytes(&[(8, &[8])], false);
-    rows.push(row("bad blocks on one member", on_one, false, Want::Refused(&["d1 has a feature"])));
+    rows.push(row(
+        "a bad-block log that was not read",
+        with_bytes(&[(8, &[8])], false),
+        false,
+        Want::Starts {
+            taken: "d0 d2 d3",
+            degraded: 1,
+            dirty: false,
+            rejected: &[("d1", "its bad-block log cannot be used: it was not read")],
+            warning: "degraded",
+        },
+    ));
     rows
 }
 

@@ -1,0 +1,149 @@
+//! The bad-block log: as the kernel wrote it, against a slow set of sectors, and damaged.
+use crate::common::*;
+use md_format::*;
+use std::collections::BTreeSet;
+
+const LOG: BadBlockLog = BadBlockLog { offset: 16, sectors: 8, shift: 0 };
+
+/// The logs of the members of the kernel-made array.
+fn kernel_logs() -> Vec<Vec<u8>> {
+    (0..4).map(kernel_log).collect()
+}
+
+fn ranges(bad: &BadBlocks) -> Vec<(u64, u64)> {
+    bad.ranges().collect()
+}
+
+#[test]
+fn logs_of_the_kernel_are_read_and_written_byte_for_byte() {
+    let logs = kernel_logs();
+    for (member, wanted) in [(1, vec![(2048, 8), (2200, 64)]), (2, vec![(4000, 16)])] {
+        let bad = BadBlocks::parse(LOG, &logs[member]).expect("sound");
+        assert_eq!(ranges(&bad), wanted);
+        assert_eq!(bad.encode(LOG).expect("room"), logs[member]);
+    }
+}
+
+#[test]
+fn the_feature_bit_follows_and_the_place_is_known_before_it_is_set() {
+    let mut superblock = array(Level::Raid5, 3)[0].clone();
+    let before = superblock.encode();
+    let (area, log) = superblock.bad_block_area().expect("mdadm makes one, and so do we");
+    assert_eq!((area.kind, area.bytes, log), (AreaKind::BadBlocks, 4096, LOG));
+    assert_eq!(superblock.areas(), []);
+    superblock.set_bad_blocks(true);
+    assert_eq!(superblock.areas(), [area]);
+    assert_eq!(altered(&superblock, &[]).expect("sound"), superblock);
+    superblock.set_bad_blocks(false);
+    assert_eq!(superblock.encode(), before);
+    let none = altered(&superblock, &[(188, &[0; 4])]).expect("sound");
+    assert_eq!(none.bad_block_area(), None);
+    // Where a bitmap is already no log is begun.
+    let bitmap: [(usize, &[u8]); 2] = [(8, &[1]), (96, &[16])];
+    assert_eq!(altered(&superblock, &bitmap).expect("sound").bad_block_area(), None);
+}
+
+/// The sets are those of a plain set of sectors under random changes, whatever the order.
+#[test]
+fn sets_are_those_of_a_plain_set_of_sectors() {
+    for seed in 0..200 {
+        let mut random = Random(0x0bad_b10c + seed);
+        let (mut bad, mut slow) = (BadBlocks::default(), BTreeSet::new());
+        for _ in 0..60 {
+            let (start, len) = (random.below(4000) as u64, random.below(700) as u64);
+            let sectors = start..start + len;
+            if random.below(2) == 0 {
+                bad.insert(start, len);
+                slow.extend(sectors);
+            } else {
+                bad.remove(start, len);
+                slow.retain(|sector| !sectors.contains(sector));
+            }
+            let fast: BTreeSet<u64> = bad.ranges().flat_map(|(s, n)| s..s + n).collect();
+            assert_eq!(fast, slow, "seed {seed}");
+            assert_eq!((bad.is_empty(), bad.sectors()), (slow.is_empty(), slow.len() as u64));
+            let (start, len) = (random.below(5000) as u64, random.below(40) as u64);
+            let inside: Vec<u64> = bad.within(start, len).flat_map(|(s, n)| s..s + n).collect();
+            assert_eq!(inside, slow.range(start..start + len).copied().collect::<Vec<_>>());
+            assert_eq!(bad.overlaps(start, len), !inside.is_empty());
+            let ends: Vec<(u64, u64)> = bad.ranges().map(|(s, n)| (s, s + n)).collect();
+            assert!(ends.windows(2).all(|pair| pair[0].1 < pair[1].0), "merged: {ends:?}");
+            let bytes = bad.encode(LOG).expect("room");
+            assert_eq!(BadBlocks::parse(LOG, &bytes).expect("sound"), bad, "seed {seed}");
+        }
+    }
+}
+
+/// Whatever units the log counts in, what is read again covers the set, and no more than its units.
+#[test]
+fn a_log_in_larger_units_never_loses_a_sector() {
+    for seed in 0..200 {
+        let mut random = Random(0x5111_f700 + seed);
+        let log = BadBlockLog { shift: random.below(8) as u8, ..LOG };
+        let mut bad = BadBlocks::default();
+        for _ in 0..40 {
+            bad.insert(random.below(1 << 20) as u64, random.below(3000) as u64);
+        }
+        let read = BadBlocks::parse(log, &bad.encode(log).expect("room")).expect("sound");
+        let mut slow = BadBlocks::default();
+        let unit = 1_u64 << log.shift;
+        for (start, len) in bad.ranges() {
+            let first = start / unit * unit;
+            slow.insert(first, (start + len).next_multiple_of(unit) - first);
+        }
+        assert_eq!(read, slow, "seed {seed}");
+        // Ranges that touch once they are rounded are one when they are read again.
+        assert!(read.entries(log.shift) <= bad.entries(log.shift), "seed {seed}");
+    }
+}
+
+#[test]
+fn long_ranges_take_an_entry_for_each_512_units_and_a_full_log_says_so() {
+    let mut bad = BadBlocks::default();
+    bad.insert(5000, 1000);
+    let bytes = bad.encode(LOG).expect("room");
+    let entries: Vec<u64> =
+        bytes.chunks(8).map(|e| u64::from_le_bytes(e.try_into().expect("8 bytes"))).collect();
+    assert_eq!(entries[..3], [5000 << 10 | 512, 5512 << 10 | 488, u64::MAX]);
+    let mut many = BadBlocks::default();
+    (0..512).for_each(|n| many.insert(n * 16, 8));
+    assert_eq!(BadBlocks::parse(LOG, &many.encode(LOG).expect("just")).expect("sound"), many);
+    many.insert(1 << 20, 1);
+    assert_eq!(many.encode(LOG), Err(BadBlocksFull { entries: 513, room: 512 }));
+    let small = BadBlockLog { sectors: 1, ..LOG };
+    assert_eq!(many.encode(small), Err(BadBlocksFull { entries: 513, room: 64 }));
+}
+
+#[test]
+fn damaged_logs_are_refused_and_nothing_panics() {
+    let with = |log: BadBlockLog, values: &[u64]| {
+        let mut bytes = vec![0xff; log.bytes()];
+        for (at, value) in values.iter().enumerate() {
+            bytes[at * 8..at * 8 + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        BadBlocks::parse(log, &bytes)
+    };
+    assert_eq!(with(LOG, &[]), Ok(BadBlocks::default()));
+    // Behind the end nothing counts, entries of no length say nothing, and what overlaps is one.
+    let mixed = with(LOG, &[100 << 10 | 8, 50 << 10, 104 << 10 | 8, u64::MAX, 7 << 10 | 1]);
+    assert_eq!(ranges(&mixed.expect("sound")), [(100, 12)]);
+    let high = BadBlockLog { shift: 40, ..LOG };
+    let far = (1 << 30) << 10 | 1;
+    assert_eq!(with(high, &[8, far]), Err(BadBlocksError::Entry { index: 1, value: far }));
+    let edge = (u64::MAX >> 10 & !0xff) << 10 | 0x3ff;
+    assert!(with(LOG, &[edge]).is_ok(), "54 bits of sectors fit");
+    // 1023 sectors take two entries in md's memory.
+    let long: Vec<u64> = (0..300).map(|n| (n * 4096) << 10 | 1023).collect();
+    assert_eq!(with(LOG, &long), Err(BadBlocksError::TooMany(600)));
+    let mut random = Random(0x0da3_a6ed);
+    for _ in 0..3000 {
+        let log = BadBlockLog { offset: 8, sectors: random.below(10) as u16, shift: random.below(256) as u8 };
+        let bytes: Vec<u8> = (0..random.below(6000)).map(|_| random.next() as u8).collect();
+        if let Ok(bad) = BadBlocks::parse(log, &bytes) {
+            // Entries longer than md makes them may need more room than they had.
+            let again = bad.encode(log).map(|bytes| BadBlocks::parse(log, &bytes));
+            let full = matches!(again, Err(BadBlocksFull { entries, room }) if entries > room);
+            assert!(full || again == Ok(Ok(bad)), "{again:?}");
+        }
+    }
+}
