@@ -9,6 +9,7 @@
 //! this takes it back as half of a member once the array was written without it.
 
 use crate::assemble_bitmap::array_bitmap;
+use crate::assemble_ppl::{array_ppl, ppl_warning};
 use crate::assemble_types::{
     AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Unsynced, Warning,
 };
@@ -335,18 +336,22 @@ fn verdict(
     if degraded > level.parity() {
         return Err(AssembleError::TooFewMembers { level, raid_disks, roles: not_in_sync, rejected });
     }
-    let forced = !newest.is_clean() && degraded > 0;
+    let copies = || taken.iter().map(|one| (one.index, one.superblock));
+    let ppl = array_ppl(sorter.found, copies(), newest)?;
+    // A log says what every column that was being written holds, but for the blocks that were written.
+    let logged = ppl.as_ref().is_some_and(|ppl| ppl.sound) && Unsynced::of(newest) == Unsynced::Unclean;
+    let forced = !newest.is_clean() && degraded > 0 && !logged;
     if forced && !force {
         return Err(AssembleError::DirtyDegraded { why: Unsynced::of(newest), roles: not_in_sync, rejected });
     }
     // With as many members missing as parity covers, lost data are by definition what parity says and
     // nothing is left to compare. With redundancy left, some of it may be stale: that is resynced.
-    let consistent = forced && missing_roles.len() == usize::from(level.parity());
+    let replay = ppl.as_ref().is_some_and(|ppl| !ppl.replay.is_empty());
+    let consistent = forced && missing_roles.len() == usize::from(level.parity()) && !replay;
     let superblock = array_superblock(newest, taken, consistent);
     let members = members(sorter.found, taken, &superblock);
     let mut bitmap_warnings = Vec::new();
-    let copies = taken.iter().map(|one| (one.index, one.superblock));
-    let bitmap = array_bitmap(sorter.found, copies, newest, &mut bitmap_warnings)?;
+    let bitmap = array_bitmap(sorter.found, copies(), newest, &mut bitmap_warnings)?;
     let mut assembly = Assembly {
         dirty: !superblock.is_clean(),
         resync_offset: superblock.resync_offset(),
@@ -356,6 +361,7 @@ fn verdict(
         rejected,
         degraded,
         bitmap,
+        ppl,
         warnings: Vec::new(),
     };
     assembly.warnings = warnings(sorter, &assembly, Unsynced::of(newest), forced.then_some(not_in_sync));
@@ -438,7 +444,11 @@ fn warnings(
             warnings.push(Warning::Rebuilding { label: sorter.label(member.found), role });
         }
     }
-    if assembly.dirty {
+    let replayed =
+        assembly.ppl.as_ref().and_then(|ppl| ppl_warning(ppl, assembly.dirty, assembly.degraded > 0));
+    let resync = !matches!(replayed, Some(Warning::PplReplay { resync: false, .. }));
+    warnings.extend(replayed);
+    if assembly.dirty && resync {
         warnings.push(Warning::Dirty { why, resync_offset: assembly.resync_offset });
     }
     warnings.extend(assembly.rejected.iter().cloned().map(Warning::Rejected));

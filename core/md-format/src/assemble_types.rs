@@ -2,6 +2,7 @@
 
 use crate::areas::Areas;
 use crate::assemble_bitmap::ArrayBitmap;
+use crate::assemble_ppl::ArrayPpl;
 use crate::bad_blocks::BadBlocks;
 use crate::bitmap::BitmapError;
 use crate::error::SuperblockError;
@@ -58,6 +59,8 @@ pub struct Assembly {
     pub degraded: u16,
     /// The write-intent bitmap, if the array has one.
     pub bitmap: Option<ArrayBitmap>,
+    /// What the partial parity logs say, if the array has them.
+    pub ppl: Option<ArrayPpl>,
     /// What a person should be told although the array starts.
     pub warnings: Vec<Warning>,
 }
@@ -271,6 +274,17 @@ pub enum Warning {
         /// Why.
         why: BitmapError,
     },
+    /// Writes were under way when the array stopped, and the partial parity logs say what parity has to be.
+    PplReplay {
+        /// Entries that are replayed.
+        entries: usize,
+        /// Logs and entries that do not check out.
+        doubtful: u32,
+        /// A member is missing or not rebuilt.
+        degraded: bool,
+        /// All parity is made anew all the same.
+        resync: bool,
+    },
     /// A device was not taken.
     Rejected(Rejected),
 }
@@ -307,6 +321,24 @@ impl fmt::Display for Warning {
             }
             Warning::BitmapCopy { label, why } => {
                 write!(f, "{label}: its copy of the write-intent bitmap {why}; it is written anew")
+            }
+            Warning::PplReplay { entries, doubtful, degraded, resync } => {
+                let doubts = match doubtful {
+                    0 => String::new(),
+                    n => format!(", {n} of its parts are half-written or damaged"),
+                };
+                let then = match (degraded, resync) {
+                    (true, _) => {
+                        "; starting a dirty degraded array with it: what was being written to the missing member \
+                         may be wrong"
+                    }
+                    (false, true) => "; all parity is made anew",
+                    (false, false) => "; no resync is needed",
+                };
+                write!(
+                    f,
+                    "not stopped cleanly: {entries} entries of the partial parity log are replayed{doubts}{then}"
+                )
             }
             Warning::Rejected(rejected) => write!(f, "not used: {rejected}"),
         }
@@ -360,6 +392,14 @@ pub enum AssembleError {
         label: String,
         /// Why.
         why: BitmapError,
+    },
+    /// The partial parity log of a member cannot be used.
+    #[error("{label}: the partial parity log {why}; use Linux md for this array")]
+    Ppl {
+        /// The device.
+        label: String,
+        /// Why.
+        why: String,
     },
     /// More members are missing than parity covers.
     #[error(

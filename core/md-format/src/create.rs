@@ -22,6 +22,9 @@ const NAME_BYTES: usize = 32;
 /// Sectors of a GiB.
 const GIB: u64 = 1 << 21;
 
+/// Sectors of the partial parity log of a new array.
+const PPL_SECTORS: u64 = 2048;
+
 /// Where version 1.2 has its superblock.
 const SUPER_SECTOR: u64 = 8;
 
@@ -51,6 +54,8 @@ pub struct CreateParams<'a> {
     pub clean: bool,
     /// Whether it gets a write-intent bitmap.
     pub bitmap: IntentBitmap,
+    /// Whether it gets a partial parity log; RAID 5 without a bitmap can have one.
+    pub ppl: bool,
 }
 
 /// Which write-intent bitmap a new array gets.
@@ -123,6 +128,9 @@ pub enum CreateError {
     /// It cannot have the bitmap that was asked for.
     #[error("{0}")]
     Bitmap(#[from] NewBitmapError),
+    /// It cannot have the partial parity log that was asked for.
+    #[error("a partial parity log is for RAID 5 of at most 64 members without a bitmap")]
+    Ppl,
     /// The array would be larger than 64-bit byte addresses reach.
     #[error("the array would be too large")]
     TooLarge,
@@ -174,7 +182,8 @@ pub(crate) fn table_sectors(entries: u32) -> u64 {
 pub fn plan_create(params: &CreateParams<'_>) -> Result<Vec<Superblock>, CreateError> {
     check_params(params)?;
     let smallest = params.members.iter().copied().min().unwrap_or(0);
-    let data_offset = data_offset(smallest, params.chunk_sectors);
+    let room = if params.ppl { PPL_SECTORS } else { bitmap_room(smallest) };
+    let data_offset = data_offset(smallest, params.chunk_sectors, room);
     let size = used_sectors(params, smallest, data_offset)?;
     let head = array_head(params, data_offset, size)?;
     let members = params.members.iter().zip(params.device_uuids).enumerate();
@@ -218,6 +227,9 @@ fn check_params(params: &CreateParams<'_>) -> Result<(), CreateError> {
     if !name_ok {
         return Err(CreateError::Name { name: params.name.to_owned() });
     }
+    if params.ppl && (params.level != Level::Raid5 || got > 64 || params.bitmap != IntentBitmap::None) {
+        return Err(CreateError::Ppl);
+    }
     let distinct: std::collections::BTreeSet<_> = params.device_uuids.iter().collect();
     if distinct.len() != got || params.device_uuids.len() != got {
         return Err(CreateError::DeviceUuids);
@@ -240,16 +252,16 @@ fn bitmap_room(sectors: u64) -> u64 {
     }
 }
 
-/// The data offset that mdadm chooses: superblock, room for a bitmap, and headroom for a later reshape
+/// The data offset that mdadm chooses: superblock, room for a bitmap or a log, and headroom for a later reshape
 /// that shrinks with the device but not below four chunks, rounded up to a MiB. mdadm looks at the first
 /// member; the smallest is taken here so that the order of the members does not matter.
-fn data_offset(device_sectors: u64, chunk_sectors: u32) -> u64 {
+fn data_offset(device_sectors: u64, chunk_sectors: u32, room: u64) -> u64 {
     let chunk_kib = u64::from(chunk_sectors) / 2;
     let mut headroom: u64 = 262_144;
     while headroom * 1024 > device_sectors && headroom / 2 >= chunk_kib * 4 {
         headroom /= 2;
     }
-    (24 + bitmap_room(device_sectors) + headroom).next_multiple_of(2048)
+    (24 + room + headroom).next_multiple_of(2048)
 }
 
 /// What is used of each member, in whole chunks, having checked that every member has it.
@@ -290,6 +302,12 @@ fn array_head(params: &CreateParams<'_>, data_offset: u64, size: u64) -> Result<
     // Behind the superblock and the bitmap or the room for one; at most 8 + 256, far before the data.
     let room = bitmap_room(size);
     let log = match params.bitmap {
+        IntentBitmap::None if params.ppl => {
+            head.put(wire::FEATURES, Features::MULTIPLE_PPLS.bits().to_le_bytes());
+            head.put(wire::PPL_OFFSET, 8_i16.to_le_bytes());
+            head.put(wire::PPL_SIZE, (PPL_SECTORS as u16).to_le_bytes());
+            8 + PPL_SECTORS
+        }
         IntentBitmap::None => 8 + room,
         IntentBitmap::Internal { chunk_bytes } => {
             head.put(wire::FEATURES, Features::BITMAP.bits().to_le_bytes());

@@ -26,6 +26,7 @@
 //!     now: 1_800_000_000,
 //!     clean: true,
 //!     bitmap: IntentBitmap::None,
+//!     ppl: false,
 //! })?;
 //! // Written to the devices, and read again from two of them in another order:
 //! let at = array[0].location();
@@ -47,16 +48,19 @@
 mod areas;
 mod assemble;
 mod assemble_bitmap;
+mod assemble_ppl;
 mod assemble_types;
 mod bad_blocks;
 mod bitmap;
 mod check;
+mod crc32c;
 mod create;
 mod describe;
 mod error;
 mod features;
 mod level;
 mod location;
+mod ppl;
 mod superblock;
 mod unsupported;
 mod uuid;
@@ -65,6 +69,7 @@ mod wire;
 pub use areas::{Area, AreaKind, Areas};
 pub use assemble::assemble;
 pub use assemble_bitmap::ArrayBitmap;
+pub use assemble_ppl::{ArrayPpl, PplReplay};
 pub use assemble_types::{
     AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Unsynced, Warning,
 };
@@ -80,6 +85,10 @@ pub use error::{Fault, SuperblockError};
 pub use features::Features;
 pub use level::{Layout, Level};
 pub use location::{Location, MIN_DEVICE_SECTORS, Minor, candidates};
+pub use ppl::{
+    PPL_BLOCK, PPL_HEADER_BYTES, PPL_MAX_ENTRIES, PplArea, PplEntry, PplError, PplHeader, PplRows,
+    newest_log, seal_log,
+};
 pub use superblock::{BadBlockLog, DevRole, RoleTableFull, Superblock};
 pub use unsupported::{Unsupported, unsupported};
 pub use uuid::{Uuid, UuidError};

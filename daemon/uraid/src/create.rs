@@ -222,6 +222,7 @@ fn plan(
         now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         clean,
         bitmap: md_format::IntentBitmap::None,
+        ppl: false,
     };
     let plan = plan_create(&params).map_err(|error| match error {
         CreateError::MemberTooSmall { index, device_sectors, needed } => Failure::operating(format!(

@@ -17,6 +17,7 @@ fn with_bitmap(mib: u64, chunk_bytes: Option<u64>) -> Result<Superblock, CreateE
         now: 1_700_000_000,
         clean: true,
         bitmap: IntentBitmap::Internal { chunk_bytes },
+        ppl: false,
     };
     Ok(plan_create(&params)?.swap_remove(0))
 }

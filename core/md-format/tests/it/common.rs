@@ -121,6 +121,7 @@ pub(crate) fn array(level: Level, members: usize) -> Vec<Superblock> {
         now: 1_700_000_000,
         clean: true,
         bitmap: IntentBitmap::None,
+        ppl: false,
     };
     let mut made = plan_create(&params).expect("a plain array");
     made.iter_mut().for_each(|superblock| superblock.set_events(20));

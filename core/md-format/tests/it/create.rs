@@ -23,6 +23,7 @@ fn params<'a>(members: &'a [u64], uuids: &'a [Uuid]) -> CreateParams<'a> {
         now: 1_800_000_000,
         clean: false,
         bitmap: IntentBitmap::None,
+        ppl: false,
     }
 }
 
@@ -73,6 +74,7 @@ fn what_md_made_is_made_again() {
         now: old[0].ctime(),
         clean: true,
         bitmap: IntentBitmap::None,
+        ppl: false,
     };
     let mut made = plan_create(&params).expect("possible");
     for ((new, old), golden) in made.iter_mut().zip(&old).zip(&goldens) {

@@ -19,4 +19,6 @@ mod golden;
 #[cfg(test)]
 mod mdadm;
 #[cfg(test)]
+mod ppl;
+#[cfg(test)]
 mod verdicts;

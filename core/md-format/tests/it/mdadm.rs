@@ -85,6 +85,7 @@ fn mdadm_agrees_about_new_arrays_of_every_layout() {
                     now: 1_795_000_000,
                     clean,
                     bitmap: IntentBitmap::None,
+                    ppl: false,
                 };
                 let params = CreateParams { name: params.name.get(..32).expect("ASCII"), ..params };
                 let made = plan_create(&params).expect("possible");

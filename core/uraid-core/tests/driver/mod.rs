@@ -298,6 +298,7 @@ fn create(shape: &Shape, sectors: u64) -> Vec<Superblock> {
         now: 1_700_000_000,
         clean: shape.clean,
         bitmap: md_format::IntentBitmap::None,
+        ppl: false,
     })
     .expect("a possible array")
 }

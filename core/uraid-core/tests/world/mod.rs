@@ -224,6 +224,7 @@ impl World {
             now: 1_700_000_000,
             clean: shape.clean,
             bitmap: md_format::IntentBitmap::None,
+            ppl: false,
         })
         .expect("a possible array");
         let mut disks: Vec<Disk> =

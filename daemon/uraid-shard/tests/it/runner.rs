@@ -44,6 +44,7 @@ fn format(shape: Shape, control: &MemControl) {
         now: 1_700_000_000,
         clean: true,
         bitmap: md_format::IntentBitmap::None,
+        ppl: false,
     })
     .unwrap();
     for (member, superblock) in superblocks.iter().enumerate() {

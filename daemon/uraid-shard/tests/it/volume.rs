@@ -85,6 +85,7 @@ pub(crate) fn create(dir: &tempfile::TempDir, data: u64) {
         now: 1_700_000_000,
         clean: true,
         bitmap: md_format::IntentBitmap::None,
+        ppl: false,
     })
     .unwrap();
     for (member, superblock) in superblocks.iter().enumerate() {

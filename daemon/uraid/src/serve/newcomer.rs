@@ -171,6 +171,7 @@ mod tests {
             clean: true,
             now: 1_700_000_000,
             bitmap: md_format::IntentBitmap::None,
+            ppl: false,
         };
         plan_create(&params).unwrap().remove(0)
     }
