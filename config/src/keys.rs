@@ -44,6 +44,7 @@ const fn live(section: &'static str, name: &'static str, value: fn(&Config) -> S
 
 const KEYS: &[Key] = &[
     fixed("", "name", |c| optional(c.name.as_ref())),
+    fixed("", "uuid", |c| optional(c.uuid.as_ref())),
     fixed("", "members", |c| show(&c.members)),
     fixed("", "listen", |c| texts(&c.listen)),
     fixed("", "insecure", |c| c.insecure.to_string()),

@@ -29,7 +29,7 @@ pub use attach::{Attach, DeviceName, DeviceNameError};
 pub use engines::{Dsa, Engines, Offload, QueueName, QueueNameError, Threshold};
 pub use keys::{Key, documented_keys};
 pub use limits::Limits;
-pub use name::{NameError, VolumeName};
+pub use name::{ArrayUuid, NameError, UuidError, VolumeName};
 pub use observe::{EventKind, EventKindError, Events, Metrics};
 pub use problem::{ConfigError, Problem, Problems};
 pub use schema::{Assemble, Cache, Config, Direct, Io, IoEngine, Kernel, Sync};

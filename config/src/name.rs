@@ -1,4 +1,6 @@
-//! The name of a volume. It becomes a file name under [`crate::RUN_DIR`], an NBD export name and the
+//! The name of a volume, and its array's UUID.
+//!
+//! The name becomes a file name under [`crate::RUN_DIR`], an NBD export name and the
 //! name field of the superblock, so only characters that are harmless in all three are taken.
 
 use std::fmt;
@@ -8,6 +10,39 @@ use std::str::FromStr;
 /// or `:`. mdadm's `host:name` form is a name too.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VolumeName(String);
+
+/// The identity of an array, as its superblocks have it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ArrayUuid(pub [u8; 16]);
+
+/// Why a text is not an [`ArrayUuid`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a UUID is 32 hexadecimal digits, grouped by ':' or '-' or not at all")]
+pub struct UuidError;
+
+impl FromStr for ArrayUuid {
+    type Err = UuidError;
+
+    fn from_str(text: &str) -> Result<Self, UuidError> {
+        let digits: String = text.chars().filter(|c| !matches!(c, ':' | '-')).collect();
+        if digits.len() != 32 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(UuidError);
+        }
+        let number = u128::from_str_radix(&digits, 16).map_err(|_| UuidError)?;
+        Ok(ArrayUuid(number.to_be_bytes()))
+    }
+}
+
+/// As mdadm prints it: four groups of eight digits, joined by colons.
+impl fmt::Display for ArrayUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, byte) in self.0.iter().enumerate() {
+            let colon = if at > 0 && at % 4 == 0 { ":" } else { "" };
+            write!(f, "{colon}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
 
 /// Why a text is not a [`VolumeName`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -86,6 +121,17 @@ mod tests {
             ("größe", NameError::BadCharacter('ö')),
         ] {
             assert_eq!(bad.parse::<VolumeName>(), Err(error), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_is_read_in_any_grouping_and_shown_in_one() {
+        let shown = "00112233:44556677:8899aabb:ccddeeff";
+        for text in [shown, "00112233-4455-6677-8899-aabbccddeeff", "00112233445566778899AABBCCDDEEFF"] {
+            assert_eq!(text.parse::<ArrayUuid>().unwrap().to_string(), shown);
+        }
+        for bad in ["", "0", "+0112233445566778899aabbccddeeff", "g0112233445566778899aabbccddeeff"] {
+            assert_eq!(bad.parse::<ArrayUuid>(), Err(UuidError), "{bad}");
         }
     }
 

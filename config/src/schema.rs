@@ -12,7 +12,7 @@ use crate::attach::{self, Attach, DeviceName};
 use crate::engines::{self, Engines};
 use crate::keys::documented_keys;
 use crate::limits::{self, Limits};
-use crate::name::VolumeName;
+use crate::name::{ArrayUuid, VolumeName};
 use crate::observe::{self, Events, Metrics};
 use crate::problem::{ConfigError, Problem, Problems};
 use crate::reader::{Reader, Section};
@@ -24,6 +24,8 @@ use crate::tls::{self, Tls, TlsAt};
 pub struct Config {
     /// If set, an array of another name is refused.
     pub name: Option<VolumeName>,
+    /// If set, only devices of this array are members.
+    pub uuid: Option<ArrayUuid>,
     /// The members' paths, absolute, at least one, none twice. Their order means nothing.
     pub members: Vec<PathBuf>,
     /// Where to listen; empty stands for the default, see [`Config::addresses`].
@@ -210,6 +212,7 @@ impl Config {
     pub fn with_members(members: Vec<PathBuf>) -> Self {
         Config {
             name: None,
+            uuid: None,
             members,
             listen: Vec::new(),
             control: None,
@@ -336,6 +339,7 @@ fn read_all(reader: &mut Reader<'_>, top: Section<'_>, base: &Path, syntax_ok: b
     let spin_us = reader.number(top, "spin_us", SPIN_US_DEFAULT, 0..=10_000, "microseconds");
     Config {
         name: reader.text(top, "name", |text| text.parse::<VolumeName>().map_err(|e| e.to_string())),
+        uuid: reader.text(top, "uuid", |text| text.parse::<ArrayUuid>().map_err(|e| e.to_string())),
         members: read_members(reader, top, base, syntax_ok),
         listen,
         control,

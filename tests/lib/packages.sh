@@ -12,7 +12,7 @@ BENCH_TOOLS="python3:python3 fio:fio qemu-nbd:qemu-utils nbdkit:nbdkit"
 TEST_TOOLS="$DEMO_TOOLS $BENCH_TOOLS nbdcopy:libnbd-bin py-nbd:python3-libnbd qemu-io:qemu-utils
     py-prometheus_client:python3-prometheus-client mdadm:mdadm linux.uml:user-mode-linux modprobe:kmod zstd:zstd mkfs.xfs:xfsprogs xfs_repair:xfsprogs cmp:diffutils sfdisk:fdisk
     $PACKAGE_TOOLS systemd-analyze:systemd udevadm:udev man:man-db mandoc:mandoc bash:bash zsh:zsh fish:fish
-    openssl:openssl setpriv:util-linux taskset:util-linux nbdinfo:libnbd-bin qemu-img:qemu-utils nbdsh:python3-libnbd nbddump:libnbd-bin
+    openssl:openssl setpriv:util-linux taskset:util-linux mkswap:util-linux swapon:mount dmsetup:dmsetup nbdinfo:libnbd-bin qemu-img:qemu-utils nbdsh:python3-libnbd nbddump:libnbd-bin
     nbd-client:nbd-client ip:iproute2"
 MACHINE_TOOLS="python3:python3 linux.uml:user-mode-linux mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs mdadm:mdadm
     setpriv:util-linux taskset:util-linux dpkg-deb:dpkg"

@@ -31,7 +31,8 @@ mod wait;
 pub use capability::Capability;
 pub use error::AttachError;
 pub use host::{
-    Attached, DeviceState, Holders, Host, Mount, Opener, QueueLimits, QueueState, Refusal, Settled, Tuned,
+    Attached, DeviceState, Holders, Host, Mount, MountLine, Opener, Part, QueueLimits, QueueState, Refusal,
+    Settled, Tuned, mounts, openers, swaps,
 };
 pub use netlink::{Event, Events, Netlink, Status};
 pub use params::{ClientFlags, Connect, DeviceChoice, Reconfigure, block_size_for};

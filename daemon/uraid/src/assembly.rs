@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use md_format::{AssembleError, AssembleOptions, Assembly, Found, Superblock, assemble};
+use md_format::{AssembleError, AssembleOptions, Assembly, Found, Superblock, Uuid, assemble};
 use uraid_config::Config;
 
 use crate::claims;
@@ -62,7 +62,8 @@ pub(crate) fn open_or_go_on(
 ) -> Result<Volume, Failure> {
     let access = if config.read_only { Access::Read } else { Access::Write };
     let (mut devices, found) = claim_all(config, access)?;
-    let assemble = |force| assemble(&found, AssembleOptions { force, array: None });
+    let array = config.uuid.map(|uuid| Uuid(uuid.0));
+    let assemble = |force| assemble(&found, AssembleOptions { force, array });
     let assembly = match assemble(config.assemble.force) {
         Err(refused @ AssembleError::DirtyDegraded { .. }) => match assemble(true) {
             Ok(assembly) if is_handed_over(&assembly.superblock) => assembly,

@@ -13,6 +13,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::backing::{self, Backing};
+use crate::holders;
 
 /// How many loop devices may lie over one another before it is taken for a circle.
 const LOOPS_DEEP_MAX: usize = 8;
@@ -95,6 +96,11 @@ impl Device {
                     return Err(DeviceError::Open(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, why)));
                 }
                 device.behind = claim_behind(device.node, access)?;
+                // A loop device does not claim the device that backs it.
+                let over = if access == Access::Write { loops_of(device.node) } else { Vec::new() };
+                if let Some(name) = over.first() {
+                    return Err(DeviceError::InUse(holders::of_loop(name)));
+                }
             }
         }
         Ok(device)
@@ -167,9 +173,7 @@ impl Device {
             return Err(DeviceError::WrongType("neither file nor block device"));
         };
         let mut file = options.open(path).map_err(|error| match error.raw_os_error() {
-            Some(libc::EBUSY) => {
-                DeviceError::InUse("mounted, used as swap, or part of another array or mapping".to_owned())
-            }
+            Some(libc::EBUSY) => DeviceError::InUse(holders::of_device(metadata.rdev())),
             _ => DeviceError::Open(error),
         })?;
         let bytes = file.seek(SeekFrom::End(0)).map_err(DeviceError::Open)?;
@@ -179,8 +183,7 @@ impl Device {
 
     fn lock_file(&self, access: Access) -> Result<(), DeviceError> {
         if !lock(&self.file, &(0..0), access).map_err(DeviceError::Open)? {
-            let holder = "another process, perhaps a running uraid, holds a lock on it";
-            return Err(DeviceError::InUse(holder.to_owned()));
+            return Err(DeviceError::InUse(holders::of_lock(self.node)));
         }
         let user = if access == Access::Write { kernel_user(self.node) } else { None };
         match user {
@@ -272,7 +275,8 @@ fn claim_behind(node: (u64, u64), access: Access) -> Result<Vec<File>, DeviceErr
             let loops = backing::loops_over(found.node, &found.range);
             if let Some(other) = loops.iter().find(|name| **name != found.name) {
                 return Err(DeviceError::InUse(format!(
-                    "{shown}, which lies behind it, backs /dev/{other} too"
+                    "{shown}, which lies behind it, is {}",
+                    holders::of_loop(other)
                 )));
             }
         }
@@ -285,7 +289,8 @@ fn claim_behind(node: (u64, u64), access: Access) -> Result<Vec<File>, DeviceErr
         let file = match options.open(&found.path) {
             Ok(file) => file,
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                return Err(DeviceError::InUse(format!("{shown}, which lies behind it, is in use")));
+                let by = holders::of_device(found.node.0);
+                return Err(DeviceError::InUse(format!("{shown}, which lies behind it, is in use: {by}")));
             }
             Err(error) => {
                 tracing::warn!("{shown} lies behind /dev/{} and cannot be claimed: {error}", found.name);
@@ -296,8 +301,8 @@ fn claim_behind(node: (u64, u64), access: Access) -> Result<Vec<File>, DeviceErr
             continue;
         }
         if !is_block && !lock(&file, &found.range, access).map_err(DeviceError::Open)? {
-            let holder = "which lies behind it, is locked by another process, perhaps a running uraid";
-            return Err(DeviceError::InUse(format!("{shown}, {holder}")));
+            let by = holders::of_lock(found.node);
+            return Err(DeviceError::InUse(format!("{shown}, which lies behind it, is in use: {by}")));
         }
         held.push(file);
     }
@@ -339,14 +344,19 @@ fn is_set_read_only(device: u64) -> bool {
 
 /// What in the kernel uses this file: a loop device or swap, in words.
 fn kernel_user(node: (u64, u64)) -> Option<String> {
-    if let Some(name) = backing::loops_over(node, &(0..u64::MAX)).first() {
-        return Some(format!("it backs /dev/{name}"));
+    if let Some(name) = loops_of(node).first() {
+        return Some(holders::of_loop(name));
     }
     // /proc/swaps escapes blanks in paths as octal; such a swap file is missed here and nowhere else.
     let swaps = std::fs::read_to_string("/proc/swaps").ok()?;
     let paths = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
-    let mut nodes = paths.filter_map(|path| std::fs::metadata(path).ok());
-    nodes.any(|swap| node_of(&swap) == node).then(|| "the kernel swaps to it".to_owned())
+    let mut paths = paths.filter(|path| std::fs::metadata(path).is_ok_and(|swap| node_of(&swap) == node));
+    paths.next().map(holders::swap_sentence)
+}
+
+/// The loop devices that all or a part of this file or device backs.
+fn loops_of(node: (u64, u64)) -> Vec<String> {
+    backing::loops_over(node, &(0..u64::MAX))
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub mod events;
 pub mod examine;
 pub mod failure;
 pub mod generate;
+mod holders;
 pub mod human;
 pub mod journal;
 pub mod kernels;

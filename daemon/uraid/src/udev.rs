@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use uraid_config::{Config, VolumeName};
+use uraid_config::{ArrayUuid, Config, VolumeName};
 
 use crate::claims;
 use crate::cli::{UdevArgs, UdevQuestion, control_socket_of};
@@ -21,7 +21,7 @@ use crate::out;
 /// How the kernel's attribute `backend` begins for a device of ours.
 const BACKEND: &str = "uraid:";
 /// Where the configurations of services are.
-const CONFIGS: &str = "/etc/uraid";
+pub(crate) const CONFIGS: &str = "/etc/uraid";
 /// How long the daemon may take to tell the array's UUID. Without it the device lacks one link.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -41,11 +41,12 @@ pub fn run(args: &UdevArgs) -> Result<(), Failure> {
             let links = std::env::var("DEVLINKS").unwrap_or_default();
             let names: Vec<&Path> =
                 std::iter::once(node.as_path()).chain(links.split_whitespace().map(Path::new)).collect();
-            let configured = configuration_with(Path::new(CONFIGS), &names)
-                .and_then(|file| file.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
             // What udev read in the superblock, which is md's: the UUID of the array.
-            let noted =
-                || claims::noted(&std::env::var("ID_FS_UUID").ok()?).map(|name| name.as_str().to_owned());
+            let uuid = std::env::var("ID_FS_UUID").ok();
+            let array = uuid.as_deref().and_then(|uuid| uuid.parse().ok());
+            let configured = configuration_with(Path::new(CONFIGS), &names, array)
+                .and_then(|file| file.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+            let noted = || claims::noted(uuid.as_deref()?).map(|name| name.as_str().to_owned());
             let name = configured.or_else(noted).ok_or_else(|| {
                 Failure::operating(format!("no volume of this machine has {}", node.display()))
             })?;
@@ -75,9 +76,14 @@ fn member_properties(volume: &str) -> String {
     format!("URAID_MEMBER_OF={volume}\n")
 }
 
-/// The first configuration in `directory` that has a member of one of these names, or one that is the same
-/// device under another name. One with problems is passed over: whoever serves it is told about them.
-fn configuration_with(directory: &Path, names: &[&Path]) -> Option<PathBuf> {
+/// The first configuration in `directory` that is for this array, or has a member of one of these names, or one
+/// that is the same device under another name. One with problems is passed over: whoever serves it is told about
+/// them.
+pub(crate) fn configuration_with(
+    directory: &Path,
+    names: &[&Path],
+    array: Option<ArrayUuid>,
+) -> Option<PathBuf> {
     let entries = fs::read_dir(directory).ok()?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension() == Some(OsStr::new("toml")));
@@ -86,7 +92,11 @@ fn configuration_with(directory: &Path, names: &[&Path]) -> Option<PathBuf> {
     let same = |member: &PathBuf| {
         names.contains(&member.as_path()) || (number.is_some() && device_number(member) == number)
     };
-    files.into_iter().find(|file| Config::load(file).is_ok_and(|config| config.members.iter().any(same)))
+    let meant = |config: Config| match (config.uuid, array) {
+        (Some(wanted), Some(array)) => wanted == array,
+        _ => config.members.iter().any(same),
+    };
+    files.into_iter().find(|file| Config::load(file).is_ok_and(meant))
 }
 
 /// The number of a block device; none for anything else. Nothing is opened.
@@ -124,11 +134,23 @@ mod tests {
         write("note.txt", "members = ['/dev/other']\n");
         let find = |names: &[&str]| {
             let names: Vec<&Path> = names.iter().map(Path::new).collect();
-            configuration_with(directory.path(), &names)
+            configuration_with(directory.path(), &names, None)
         };
         assert_eq!(find(&["/dev/sdx1", "/dev/disk/by-id/one"]), Some(directory.path().join("tank.toml")));
         assert_eq!(find(&["/dev/sdx1"]), None);
         assert_eq!(find(&["/dev/other"]), None);
         assert_eq!(member_properties("tank"), "URAID_MEMBER_OF=tank\n");
+    }
+
+    #[test]
+    fn a_member_is_found_by_its_array_whatever_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let (array, other) = (ArrayUuid([0x11; 16]), ArrayUuid([0x22; 16]));
+        let text = format!("uuid = '{array}'\nmembers = ['/dev/one']\n");
+        fs::write(directory.path().join("tank.toml"), text).unwrap();
+        let find = |name: &str, array| configuration_with(directory.path(), &[Path::new(name)], Some(array));
+        assert!(find("/dev/new", array).is_some());
+        // Another array at the place of a member is not this one's.
+        assert_eq!(find("/dev/one", other), None);
     }
 }

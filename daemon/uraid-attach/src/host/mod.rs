@@ -18,6 +18,8 @@ use crate::AttachError;
 use crate::wait::poll_until;
 
 pub use holders::{Holders, Mount, Opener};
+pub use mounts::{MountLine, mounts, swaps};
+pub use openers::{Part, openers};
 pub use queue::{QueueLimits, QueueState, Refusal, Tuned};
 pub use udev::Settled;
 

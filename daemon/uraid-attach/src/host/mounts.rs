@@ -4,16 +4,17 @@ use super::parse_number;
 
 /// A line of mountinfo.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct MountLine {
+pub struct MountLine {
     /// Major and minor number of the file system's device; a made-up one for file systems over several.
-    pub(super) device: (u64, u64),
-    pub(super) point: String,
+    pub device: (u64, u64),
+    /// Where it is mounted.
+    pub point: String,
     /// What was mounted: a path, for those file systems that lie on a device.
-    pub(super) source: String,
+    pub source: String,
 }
 
 /// The mounts of a mountinfo. Lines that are not understood are passed over.
-pub(super) fn mounts(text: &str) -> impl Iterator<Item = MountLine> + '_ {
+pub fn mounts(text: &str) -> impl Iterator<Item = MountLine> + '_ {
     text.lines().filter_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let mut fields = before.split(' ');
@@ -24,7 +25,7 @@ pub(super) fn mounts(text: &str) -> impl Iterator<Item = MountLine> + '_ {
 }
 
 /// The paths of a list of swaps.
-pub(super) fn swaps(text: &str) -> impl Iterator<Item = String> + '_ {
+pub fn swaps(text: &str) -> impl Iterator<Item = String> + '_ {
     text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(unescape)
 }
 

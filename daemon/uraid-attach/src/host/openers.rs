@@ -8,23 +8,24 @@ use super::{block_number, names_in, read_trimmed};
 
 /// A block device by its names.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Part {
+pub struct Part {
     /// As in sysfs: `nbd0`, `nbd0p1`.
-    pub(super) name: String,
+    pub name: String,
     /// Major and minor number.
-    pub(super) number: Option<(u64, u64)>,
+    pub number: Option<(u64, u64)>,
 }
 
 impl Part {
     /// Whether a path is this device, by its name or by what it leads to.
-    pub(super) fn is_at(&self, path: &str) -> bool {
+    pub fn is_at(&self, path: &str) -> bool {
         let named = path.strip_prefix("/dev/") == Some(&self.name);
         named || (self.number.is_some() && block_number(Path::new(path)) == self.number)
     }
 }
 
 /// Processes by number and name that have one of these open, and whether all processes could be looked at.
-pub(super) fn openers(proc: &Path, parts: &[Part], but: u32) -> (Vec<(u32, String)>, bool) {
+/// `proc` is where that file system is mounted; the process numbered `but` is passed over.
+pub fn openers(proc: &Path, parts: &[Part], but: u32) -> (Vec<(u32, String)>, bool) {
     let names = names_in(proc).unwrap_or_default();
     let mut all_seen = !names.is_empty();
     let mut found = Vec::new();
