@@ -297,7 +297,14 @@ fn large_enough(one: &Superblock) -> Result<(), Reason> {
 /// atomically, so one event less is as good; what the newest superblock says about a member then decides.
 fn up_to_date(one: &Superblock, newest: &Superblock, newest_label: &str) -> Result<(), Reason> {
     let role = match one.role() {
-        DevRole::Spare | DevRole::Journal => return Ok(()),
+        DevRole::Spare => return Ok(()),
+        DevRole::Journal => {
+            // A journal may lag, as spares do. One that md was told to do without is older, and unknown to the rest.
+            let known = newest.features().contains(Features::JOURNAL)
+                || newest.role_of(one.dev_number()) == DevRole::Journal;
+            let current = known || one.events().saturating_add(1) >= newest.events();
+            return if current { Ok(()) } else { Err(Reason::Evicted) };
+        }
         DevRole::Faulty => return Err(Reason::Evicted),
         role @ DevRole::Active(_) => role,
     };

@@ -376,7 +376,7 @@ pub enum AssembleError {
         other_side: Vec<String>,
     },
     /// The array has a feature that cannot be honoured.
-    #[error("{label} has a feature that is not supported: {features}; use Linux md for this array")]
+    #[error("{label} has a feature that is not supported: {features}. {}", .features.advice())]
     Unsupported {
         /// The device that has it.
         label: String,

@@ -7,9 +7,10 @@
 use crate::error::{Fault, SuperblockError};
 use crate::features::Features;
 use crate::level::{Layout, Level};
-use crate::location::{Location, MIN_DEVICE_SECTORS, Minor};
+use crate::location::{Location, MIN_DEVICE_SECTORS, Minor, candidates};
+use crate::other::{self, OtherMetadata};
 use crate::superblock::Superblock;
-use crate::wire::{self, HEAD_BYTES, Head, SECTOR};
+use crate::wire::{self, HEAD_BYTES, Head, READ_BYTES, SECTOR};
 
 /// A superblock as the disk has it: it carries the magic number and a version 1 layout, and nothing
 /// else about it is known.
@@ -31,6 +32,45 @@ impl Superblock {
             return Err(SuperblockError::NoRoom { device_sectors });
         }
         RawSuperblock::read(bytes)?.check(at, device_sectors)
+    }
+
+    /// Looks at a whole device for its superblock: at each place where one of version 1.x may be, and where there
+    /// is none, or metadata of version 0.90 that are newer, for other metadata. `read` is given the first byte
+    /// and the number of bytes, and may give fewer where the device ends.
+    ///
+    /// # Errors
+    /// There is none that can be used; the most telling reason.
+    pub fn find<E: ToString>(
+        device_sectors: u64,
+        mut read: impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
+    ) -> Result<Superblock, SuperblockError> {
+        let places = candidates(device_sectors);
+        if places.is_empty() {
+            return Err(SuperblockError::NoRoom { device_sectors });
+        }
+        let mut read = |sector: u64, bytes| {
+            let offset = sector.saturating_mul(SECTOR);
+            read(offset, bytes).map_err(|error| SuperblockError::Unreadable(error.to_string()))
+        };
+        let at = |place: Location| Superblock::parse(&read(place.sector, READ_BYTES)?, place, device_sectors);
+        let best = Superblock::choose(places.into_iter().map(at));
+        let others = other::places(device_sectors).into_iter();
+        let mut others = others
+            .filter_map(|(at, bytes)| OtherMetadata::recognise(&read(at, bytes).ok()?, at, device_sectors));
+        match best {
+            Ok(superblock) => {
+                // A leftover of the conversion to 1.0 is as old as the array is.
+                let newer = |one: &OtherMetadata| match one {
+                    OtherMetadata::V090 { ctime, .. } => u64::from(*ctime) > superblock.ctime(),
+                    OtherMetadata::Imsm | OtherMetadata::Ddf => false,
+                };
+                others.find(newer).map_or(Ok(superblock), |one| Err(SuperblockError::Other(one)))
+            }
+            Err(error) if error.fault() == Fault::Absent => {
+                Err(others.next().map_or(error, SuperblockError::Other))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Chooses among what the candidate locations of one device gave: the sound superblock that was

@@ -2,6 +2,7 @@
 
 use crate::areas::AreaKind;
 use crate::location::Minor;
+use crate::other::OtherMetadata;
 use thiserror::Error;
 
 /// What kind of trouble a [`SuperblockError`] is, for callers that only need to know who is to blame.
@@ -47,6 +48,9 @@ pub enum SuperblockError {
     /// A metadata version other than 1.x.
     #[error("metadata version {0} is not supported, only 1.x is")]
     Version(u32),
+    /// Metadata that are not a superblock of version 1.x at all.
+    #[error("{0}")]
+    Other(OtherMetadata),
     /// The role table is larger than the superblock can be.
     #[error("damaged superblock: a role table of {0} entries is impossible")]
     TableTooLong(u32),
@@ -121,7 +125,7 @@ pub enum SuperblockError {
         minor: Minor,
     },
     /// A level without parity, or one that is unknown.
-    #[error("level {} is not supported, only raid4, raid5 and raid6 are", level_name(*.0))]
+    #[error("level {} is not supported, only raid4, raid5 and raid6 are; use Linux md for it", level_name(*.0))]
     Level(i32),
     /// A layout that the level does not have.
     #[error("layout {layout} does not exist on raid{level}")]
@@ -159,6 +163,7 @@ impl SuperblockError {
             SuperblockError::Unreadable(_) => Fault::Unreadable,
             SuperblockError::NoRoom { .. } | SuperblockError::NoMagic => Fault::Absent,
             SuperblockError::Version(_)
+            | SuperblockError::Other(_)
             | SuperblockError::UnknownFeatures(_)
             | SuperblockError::Padding
             | SuperblockError::Level(_) => Fault::Unsupported,
@@ -181,7 +186,7 @@ impl SuperblockError {
 }
 
 /// md's name of a level number.
-fn level_name(number: i32) -> String {
+pub(crate) fn level_name(number: i32) -> String {
     match number {
         -4 => "multipath".to_owned(),
         -1 => "linear".to_owned(),

@@ -60,6 +60,7 @@ mod error;
 mod features;
 mod level;
 mod location;
+mod other;
 mod ppl;
 mod superblock;
 mod unsupported;
@@ -85,6 +86,7 @@ pub use error::{Fault, SuperblockError};
 pub use features::Features;
 pub use level::{Layout, Level};
 pub use location::{Location, MIN_DEVICE_SECTORS, Minor, candidates};
+pub use other::OtherMetadata;
 pub use ppl::{
     PPL_BLOCK, PPL_HEADER_BYTES, PPL_MAX_ENTRIES, PplArea, PplEntry, PplError, PplHeader, PplRows,
     newest_log, seal_log,

@@ -15,7 +15,45 @@ impl Unsupported {
     pub fn features(self) -> Features {
         self.0
     }
+
+    /// What to do about each of them, in whole sentences. Each command was tried with mdadm 4.2 and Linux 6.1 on
+    /// an array that has the feature.
+    pub fn advice(self) -> String {
+        let concerns = |(features, _): &(Features, &str)| !self.0.intersection(*features).is_empty();
+        let advice: Vec<&str> =
+            ADVICE.iter().filter(|entry| concerns(entry)).map(|&(_, text)| text).collect();
+        if advice.is_empty() { "Use Linux md for this array".to_owned() } else { advice.join(". ") }
+    }
 }
+
+/// What to do about features that are not honoured.
+const ADVICE: [(Features, &str); 7] = [
+    (
+        Features::from_bits(
+            Features::RESHAPE.bits() | Features::RESHAPE_BACKWARDS.bits() | Features::NEW_OFFSET.bits(),
+        ),
+        "Let Linux md finish the reshape: `mdadm --assemble`, `mdadm --readwrite`, `mdadm --wait` and `mdadm --stop`",
+    ),
+    (
+        Features::JOURNAL,
+        "Let Linux md write the journal out and take it away: assemble the array with mdadm, then \
+         `mdadm /dev/mdN --fail JOURNAL --remove JOURNAL`, `echo resync > /sys/block/mdN/md/consistency_policy` \
+         and `mdadm --stop /dev/mdN`",
+    ),
+    (
+        Features::from_bits(Features::PPL.bits() | Features::MULTIPLE_PPLS.bits()),
+        "Assemble and stop the array with Linux md if it was not stopped cleanly; then \
+         `mdadm --assemble --update=no-ppl` and `mdadm --stop` take the log away",
+    ),
+    (
+        Features::from_bits(Features::BITMAP.bits() | Features::RECOVERY_BITMAP.bits()),
+        "Let Linux md finish what it was doing; then `mdadm --assemble --update=no-bitmap` and `mdadm --stop` take \
+         the bitmap away",
+    ),
+    (Features::REPLACEMENT, "Let Linux md finish the replacement: `mdadm --assemble` and `mdadm --wait`"),
+    (Features::CLUSTERED, "Only the nodes of its cluster may use this array"),
+    (Features::BAD_BLOCKS, "Use Linux md for this array"),
+];
 
 impl std::fmt::Display for Unsupported {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

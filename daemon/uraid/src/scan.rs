@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use md_format::{Areas, Found, READ_BYTES, SECTOR, Superblock, SuperblockError, candidates};
+use md_format::{Areas, Found, Superblock, SuperblockError};
 
 use crate::device::{Device, DeviceError};
 
@@ -11,17 +11,7 @@ use crate::device::{Device, DeviceError};
 /// # Errors
 /// There is none that can be used; the most telling reason.
 pub fn superblock(device: &Device) -> Result<Superblock, SuperblockError> {
-    let sectors = device.sectors();
-    let places = candidates(sectors);
-    if places.is_empty() {
-        return Err(SuperblockError::NoRoom { device_sectors: sectors });
-    }
-    Superblock::choose(places.into_iter().map(|place| {
-        let bytes = device
-            .read_at(place.sector * SECTOR, READ_BYTES)
-            .map_err(|error| SuperblockError::Unreadable(error.to_string()))?;
-        Superblock::parse(&bytes, place, sectors)
-    }))
+    Superblock::find(device.sectors(), |at, len| device.read_at(at, len))
 }
 
 /// What assembly has to know about an open device.

@@ -19,10 +19,10 @@ SAMPLE = ["r5_n3_left_symmetric_c4k", "r4_n4_c4k", "r6_n4_left_symmetric_c4k", "
 
 
 def unpack(t, case):
-    """Writes the members into the test's directory and returns their paths in role order."""
+    """Writes the members into the test's directory and returns their paths in role order, then those without a role."""
     need("zstd")
     paths = []
-    for member in sorted(case["members"], key=lambda m: m["role"]):
+    for member in sorted(case["members"], key=lambda m: (isinstance(m["role"], str), m["role"])):
         path = t.dir / f"{case['name']}-{member['file']}.img"
         packed = HOME / case["name"] / f"{member['file']}.zst"
         t.run("zstd", "-q", "-d", "-f", "--long=27", packed, "-o", path)

@@ -19,6 +19,8 @@ mod golden;
 #[cfg(test)]
 mod mdadm;
 #[cfg(test)]
+mod other;
+#[cfg(test)]
 mod ppl;
 #[cfg(test)]
 mod verdicts;

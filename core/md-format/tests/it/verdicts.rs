@@ -545,6 +545,16 @@ fn feature_rows() -> Vec<Row> {
     let mut journal = devices(&raid5());
     let role = [(160, &[4_u8][..]), (264, &[0xfd, 0xff]), (136, &[10, 0, 0, 0])];
     journal.push(found("log", altered(&raid5()[0], &role).expect("sound")));
+    let mut former = journal.clone();
+    former[4].superblock = altered(&raid5()[0], &[role[0], role[1], role[2], (200, &[18]), (8, &[0, 2])]);
+    let without_it = Want::Starts {
+        taken: "d0 d1 d2 d3",
+        degraded: 0,
+        dirty: false,
+        rejected: &[("log", "was failed or removed")],
+        warning: "not used: log",
+    };
+    rows.push(row("a journal that was taken away", former, false, without_it));
     rows.push(row(
         "a journal without the bit",
         journal,

@@ -4,7 +4,6 @@ use crate::manifest::{Case, home};
 use crate::world::{Disk, Rng, World};
 use md_format::{
     Areas, AssembleError, AssembleOptions, Assembly, DevRole, Features, Found, Superblock, assemble,
-    candidates,
 };
 use std::io::Read;
 
@@ -49,11 +48,7 @@ impl Image {
             let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.bytes.len());
             self.bytes[from..from.saturating_add(len).min(self.bytes.len())].to_vec()
         };
-        let places = candidates(self.sectors());
-        let read = |at: md_format::Location| {
-            Superblock::parse(&part(at.sector * 512, md_format::READ_BYTES), at, self.sectors())
-        };
-        let superblock = Superblock::choose(places.into_iter().map(read));
+        let superblock = Superblock::find(self.sectors(), |offset, len| Ok::<_, String>(part(offset, len)));
         let areas = superblock.as_ref().map_or_else(
             |_| Areas::default(),
             |sb| Areas::read(sb, |offset, len| Ok::<_, String>(part(offset, len))),
