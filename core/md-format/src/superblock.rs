@@ -308,12 +308,18 @@ impl Superblock {
         self.head.put(wire::CORRECTED_READS, sum.to_le_bytes());
     }
 
-    /// Takes the array-wide state from `newest`: events, update time, resync offset and role table. What
-    /// belongs to this member alone stays (its number and UUID, offsets, recovery, counters).
+    /// Takes the array-wide state from `newest`: events, update time, resync offset, role table, and whether
+    /// there is a write-intent bitmap and where. What belongs to this member alone stays (its number and UUID, offsets, recovery, counters).
     pub fn catch_up(&mut self, newest: &Superblock) {
         self.set_events(newest.events());
         self.set_utime(newest.utime());
         self.set_resync_offset(newest.resync_offset());
+        let bitmap = newest.features().intersection(Features::BITMAP);
+        let features = self.features().without(Features::BITMAP) | bitmap;
+        self.head.put(wire::FEATURES, features.bits().to_le_bytes());
+        if !bitmap.is_empty() {
+            self.head.put(wire::BITMAP_OFFSET, newest.head.bytes(wire::BITMAP_OFFSET));
+        }
         for at in 0..self.max_dev().max(newest.max_dev()) {
             // A table that cannot grow keeps its length; what lies beyond it reads as a spare.
             let _ = self.set_role(at, newest.role_of(at));

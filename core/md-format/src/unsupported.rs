@@ -7,8 +7,10 @@ use crate::superblock::{DevRole, Superblock};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Unsupported(Features);
 
-/// What is honoured: members that are being rebuilt.
-const SUPPORTED: Features = Features::RECOVERY_OFFSET;
+/// What is honoured: members that are being rebuilt, the write-intent bitmap, and members that it helps back.
+const SUPPORTED: Features = Features::from_bits(
+    Features::RECOVERY_OFFSET.bits() | Features::BITMAP.bits() | Features::RECOVERY_BITMAP.bits(),
+);
 
 impl Unsupported {
     /// The features.

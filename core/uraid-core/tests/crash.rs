@@ -222,7 +222,14 @@ fn run(shape: Shape, seed: u64) -> u32 {
         match rng.below(100) {
             0..=29 if life.world.asked.len() < 6 => life.request(),
             30 => life.world.tell(Event::Idle),
+            // Long enough for the array to be marked clean, and sometimes for bits of its bitmap to be cleared.
             31 => life.world.pass_time(250),
+            34 => life.world.pass_time(6000),
+            // The same with writes under way.
+            35 if life.world.array.status().missing == 0 => {
+                life.world.now = life.world.now.plus_ms(6000);
+                life.world.tell(Event::Timer);
+            }
             32 if died < u32::from(shape.level.parity()) && life.world.array.status().missing == 0 => {
                 let victim = rng.below(u64::from(shape.members)) as usize;
                 if !life.world.array.status().resync_due {
@@ -238,7 +245,11 @@ fn run(shape: Shape, seed: u64) -> u32 {
                     .members
                     .iter()
                     .any(|m| m.standing == MemberStanding::Rebuilding);
-                if !rebuilding {
+                let dead = life.world.disks.iter().position(|d| d.dead && d.view.iter().any(|b| *b != 0));
+                if let Some(dead) = dead.filter(|_| !rebuilding && life.world.rng.chance(60)) {
+                    life.world.bring_back(dead);
+                    died = 0;
+                } else if !rebuilding {
                     life.world.add_disk();
                     died = 0;
                 }
@@ -284,6 +295,7 @@ fn power_cuts_lose_nothing_that_was_flushed() {
             rows: 2 + rng.below(3),
             slots: 6,
             clean: rng.chance(60),
+            bitmap: rng.pick(&[None, None, Some(4096), Some(8192), Some(65536)]),
         };
         eprintln!("seed {seed}: {shape:?}");
         images += run(shape, seed);

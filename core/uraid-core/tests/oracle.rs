@@ -19,7 +19,16 @@ fn shape(rng: &mut Rng, case: u64) -> Shape {
     let members = least + rng.below(11 - u64::from(least)) as u16;
     let chunk = rng.pick(&[4096u32, 8192, 16384, 65536, 524_288]);
     let rows = if chunk > 65536 { 1 + rng.below(2) } else { 2 + rng.below(9) };
-    Shape { level, layout, members, chunk, rows, slots: 4 + rng.below(8) as u32, clean: rng.chance(70) }
+    Shape {
+        level,
+        layout,
+        members,
+        chunk,
+        rows,
+        slots: 4 + rng.below(8) as u32,
+        clean: rng.chance(70),
+        bitmap: rng.pick(&[None, Some(4096), Some(32768)]),
+    }
 }
 
 /// One random request: sizes from a sector to several rows, biased to a few hot places.

@@ -16,7 +16,7 @@ fn world(case: usize, clean: bool) -> World {
     let members = if level.parity() == 2 { 5 } else { 4 };
     // With few slots or with one for each stripe: what is cached must not be taken for what the members hold.
     let slots = if case.is_multiple_of(2) { 40 } else { 6 };
-    let shape = Shape { level, layout, members, chunk: 8192, rows: ROWS, slots, clean };
+    let shape = Shape { level, layout, members, chunk: 8192, rows: ROWS, slots, clean, bitmap: None };
     let mut world = World::new(shape, 71 + case as u64);
     let g = world.geometry();
     let data = (0..g.array_bytes()).map(|i| (i % 251) as u8).collect();

@@ -16,6 +16,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use async_tx::Alert;
+use md_format::Superblock;
 use nbd_rs::Request;
 use nix::sys::eventfd::EventFd;
 use uraid_blockio::{BufPool, Member, MemberIo, MemberSet};
@@ -548,7 +549,7 @@ impl Service {
             Command::Status(reply) => reply(self.status(now)),
             Command::Fail(name, reply) => reply(self.fail(&name)),
             Command::Scrub(repair, reply) => reply(self.scrub(repair)),
-            Command::Add(member, device_uuid, reply) => reply(self.add(member, device_uuid)),
+            Command::Add(member, device_uuid, old, reply) => reply(self.add(member, device_uuid, old)),
             Command::Engine(change) => self.runner.change_engine(change),
             Command::HandOver(HandOverOrder { deadline, reply }) => {
                 if self.stopping.is_some() {
@@ -616,7 +617,12 @@ impl Service {
         found.map(|report| report.member)
     }
 
-    fn add(&mut self, member: Member, device_uuid: [u8; 16]) -> Result<MemberId, AddError> {
+    fn add(
+        &mut self,
+        member: Member,
+        device_uuid: [u8; 16],
+        old: Option<Box<Superblock>>,
+    ) -> Result<MemberId, AddError> {
         if self.stopping.is_some() {
             return Err(AddError::Stopping);
         }
@@ -624,7 +630,7 @@ impl Service {
         let id = MemberId(u16::try_from(self.paths.len()).map_err(|_| AddError::TooMany)?);
         let device_sectors = member.size() / 512;
         let path = member.path().to_owned();
-        let new = NewMember { member: id, device_sectors, device_uuid };
+        let new = NewMember { member: id, device_sectors, device_uuid, old };
         self.runner.array().check_add(&new)?;
         self.runner.members_mut().attach(member)?;
         self.paths.push(path.clone());

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
+use md_format::Superblock;
 use nbd_rs::Session;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use thiserror::Error;
@@ -116,7 +117,7 @@ pub(crate) enum Command {
     Fail(MemberName, Reply<Result<MemberId, FailError>>),
     /// Whether it repairs.
     Scrub(bool, Reply<Result<(), ScrubRefused>>),
-    Add(Member, [u8; 16], Reply<Result<MemberId, AddError>>),
+    Add(Member, [u8; 16], Option<Box<Superblock>>, Reply<Result<MemberId, AddError>>),
     Engine(EngineChange),
     HandOver(HandOverOrder),
     Stop(Duration),
@@ -293,7 +294,8 @@ impl ShardHandle {
     }
 
     /// Adds an opened device of which everything may be overwritten. If the array misses a member, its
-    /// rebuild begins; else the device is a spare. `device_uuid` is its new identity.
+    /// rebuild begins; else the device is a spare. `device_uuid` is its new identity. With `old`, the superblock
+    /// that it had as a member of this array, it is taken back with what it holds where that can be done.
     ///
     /// # Errors
     /// [`ShardGone`]; `reply` is dropped, now or later.
@@ -301,9 +303,10 @@ impl ShardHandle {
         &self,
         member: Member,
         device_uuid: [u8; 16],
+        old: Option<Box<Superblock>>,
         reply: impl FnOnce(Result<MemberId, AddError>) + Send + 'static,
     ) -> Result<(), ShardGone> {
-        self.tell(Command::Add(member, device_uuid, Box::new(reply)))
+        self.tell(Command::Add(member, device_uuid, old, Box::new(reply)))
     }
 
     /// Changes who computes, as found by [`Offload::look`](crate::Offload::look). It never fails: what a

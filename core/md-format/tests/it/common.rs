@@ -43,7 +43,13 @@ impl Golden {
     fn areas(&self) -> Areas {
         let number = self.text("member")[1..].parse().unwrap_or(0);
         let log = (self.case == "r5_n4_ls_c64k_badblocks").then(|| Ok(kernel_log(number)));
-        Areas { bad_blocks: log, ..Areas::default() }
+        // Of the bitmaps only the superblocks are here: one that is as new stands for the kernel's.
+        let has_bitmap = |sb: &Superblock| sb.features().contains(Features::BITMAP);
+        let bitmap = self.parse().ok().filter(has_bitmap).map(|sb| {
+            let bitmap = Bitmap::create(&sb, None).expect("the kernel had room for one");
+            Ok((0..bitmap.pages()).flat_map(|page| bitmap.page(page).1.to_vec()).collect())
+        });
+        Areas { bad_blocks: log, bitmap, ..Areas::default() }
     }
 
     pub(crate) fn found(&self) -> Found {

@@ -521,12 +521,11 @@ fn rebuilding_rows() -> Vec<Row> {
 }
 
 fn feature_rows() -> Vec<Row> {
-    let bits: [(&'static str, u16, &'static [&'static str]); 9] = [
-        ("bitmap", 1, &["d0 has a feature that is not supported: bitmap"]),
+    let bits: [(&'static str, u16, &'static [&'static str]); 8] = [
+        ("bitmap", 1, &["d0: the write-intent bitmap cannot be read"]),
         ("reshape", 4, &["not supported: reshape"]),
         ("replacement", 16, &["not supported: replacement"]),
         ("reshape backwards", 32, &["not supported: reshape backwards"]),
-        ("recovery bitmap", 128, &["not supported: recovery by bitmap"]),
         ("clustered", 256, &["not supported: clustered"]),
         ("journal", 512, &["not supported: journal"]),
         ("ppl", 1024, &["not supported: partial parity log"]),

@@ -20,6 +20,7 @@ impl Array {
         self.check_passes()?;
         self.check_overlap()?;
         self.check_redundancy()?;
+        self.check_intent()?;
         self.check_counters()
     }
 

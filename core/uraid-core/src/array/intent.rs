@@ -16,7 +16,7 @@
 //! While a member is missing no bit is cleared: the bits are what it missed. If it comes back
 //! ([`super::returning`]) only these regions are copied.
 
-use super::{Array, Io, IoFor};
+use super::{Array, BitmapReport, Io, IoFor};
 use crate::geometry::Geometry;
 use crate::{Action, IoFault, MemberId, Tick};
 use md_format::{AreaKind, ArrayBitmap, Assembly, Bitmap, Superblock};
@@ -137,11 +137,15 @@ impl Intent {
         self.image.events_cleared()
     }
 
-    /// Bits that are set, of how many, and bytes of a region on each member.
-    pub(super) fn counts(&self) -> (u64, u64, u64) {
+    /// What an operator may want to know.
+    pub(super) fn report(&self) -> BitmapReport {
         let set = self.users.len() + self.needed.len() + self.idle.len();
         let both = self.users.keys().filter(|region| self.needed.contains(region)).count();
-        ((set - both) as u64, self.image.regions(), self.image.chunk_bytes())
+        BitmapReport {
+            set_regions: (set - both) as u64,
+            regions: self.image.regions(),
+            region_bytes: self.image.chunk_bytes(),
+        }
     }
 
     /// Every page has to be written again: somebody is there who has none of it.
@@ -154,10 +158,12 @@ impl Intent {
         self.round.is_some() || self.clear.is_some() || self.due
     }
 
-    fn set_bit(&mut self, region: u64) {
+    /// Sets a region's bit. Whoever wants that may not come back for it, so the region counts as idle from now.
+    fn set_bit(&mut self, region: u64, now: Tick) {
         if region < self.image.regions() && !self.image.is_set(region) {
             self.image.put_bit(region, true);
             self.unsaved.insert(region);
+            self.idle.insert(region, now);
             self.dirty.insert(self.image.page_of(region));
         }
     }
@@ -184,12 +190,12 @@ impl Array {
     /// Whether a stripe may be written as far as the bitmap goes: the bits of its regions are on all members.
     /// Where they are not they are set, and blocked stripes are told when they are there.
     pub(super) fn intent_allows(&mut self, stripe: u64) -> bool {
+        let now = self.now;
         let Some(intent) = &mut self.intent else { return true };
         let regions = intent.regions(stripe);
-        regions.clone().for_each(|region| intent.set_bit(region));
-        let saved = regions.clone().all(|region| intent.is_saved(region));
-        intent.due |= !saved;
-        saved
+        regions.clone().for_each(|region| intent.set_bit(region, now));
+        intent.due |= !intent.unsaved.is_empty();
+        regions.clone().all(|region| intent.is_saved(region))
     }
 
     /// A pass begins to write a stripe.
@@ -343,12 +349,10 @@ impl Array {
     /// Writes the pages that differ, if something waits for that and no other round is under way.
     fn start_round(&mut self) {
         let broken = self.broken || self.config.read_only;
-        let live = self.live_members();
         let Some(intent) = &mut self.intent else { return };
-        if intent.round.is_some() || !intent.due {
+        if intent.round.is_some() || !std::mem::take(&mut intent.due) {
             return;
         }
-        intent.due = false;
         if broken {
             // Nothing is written any more, and nobody must wait for it.
             intent.clear = None;
@@ -356,6 +360,14 @@ impl Array {
             self.cache.unblock();
             return;
         }
+        let mut to: Vec<(MemberId, u64)> = Vec::new();
+        for member in self.live_members() {
+            match self.members.get(&member).and_then(|m| bitmap_bytes(&m.superblock)) {
+                Some(base) => to.push((member, base)),
+                None => self.fail_member(member, "it has no room for the write-intent bitmap"),
+            }
+        }
+        let Some(intent) = &mut self.intent else { return };
         intent.rounds += 1;
         let regions = std::mem::take(&mut intent.unsaved);
         let pages = std::mem::take(&mut intent.dirty);
@@ -364,9 +376,8 @@ impl Array {
             .map(|page| intent.image.page(page))
             .map(|(at, bytes)| (at, bytes.to_vec()))
             .collect();
-        intent.round = Some(Round { outstanding: (live.len() * pages.len()) as u32, regions });
-        for member in live {
-            let base = self.members.get(&member).and_then(|m| bitmap_bytes(&m.superblock)).unwrap_or(0);
+        intent.round = Some(Round { outstanding: (to.len() * pages.len()) as u32, regions });
+        for (member, base) in to {
             for (at, bytes) in pages.iter().cloned() {
                 let (offset, len) = (base + at, bytes.len() as u32);
                 let io = self.start_io(Io { member, offset, len, write: true, what: IoFor::IntentWrite });
@@ -401,12 +412,10 @@ impl Array {
     pub(super) fn check_intent(&self) -> Result<(), String> {
         let Some(intent) = &self.intent else { return Ok(()) };
         for region in intent.image.set_regions() {
-            let used = intent.users.contains_key(&region);
             let idle = intent.idle.contains_key(&region);
-            let held = used || intent.needed.contains(&region);
-            // A bit that was set for a write that still waits is in none of them.
-            if idle && held {
-                return Err(format!("region {region} is idle and held"));
+            let held = intent.users.contains_key(&region) || intent.needed.contains(&region);
+            if idle == held {
+                return Err(format!("region {region} has a bit and is idle {idle} and held {held}"));
             }
         }
         let regions = intent.users.keys().chain(intent.idle.keys()).chain(&intent.needed);

@@ -1,9 +1,11 @@
 //! Members and the roles they play: failing one, adding one, and when too many are gone.
 
 use super::Array;
+use super::intent::Intent;
 use crate::geometry::Geometry;
 use crate::{MemberId, NewMember, Notice, Role};
 use md_format::{DevRole, MemberState, SpareError, Superblock};
+use std::collections::BTreeSet;
 use thiserror::Error;
 
 /// Where a member stands.
@@ -33,6 +35,11 @@ pub(super) struct Member {
     pub(super) rebuilt: u64,
     /// As much of [`Self::rebuilt`] as was flushed, and so may stand in its superblock.
     pub(super) rebuilt_durable: u64,
+    /// It is back after a time away, and lacks only what was written in these regions of the write-intent
+    /// bitmap; `None` if it has to be rebuilt in full.
+    pub(super) missed: Option<BTreeSet<u64>>,
+    /// The role that it had before it was away, and can have again by the bitmap.
+    pub(super) returning: Option<Role>,
     /// Its superblock says that it is rebuilt in part only.
     pub(super) partial_on_disk: bool,
     /// A rebuild of it met a stripe that could not be recovered.
@@ -86,6 +93,8 @@ impl Member {
             data_bytes: found.superblock.data_offset().saturating_mul(512),
             rebuilt,
             rebuilt_durable: rebuilt,
+            missed: None,
+            returning: None,
             partial_on_disk: state == State::Rebuilding,
             stuck: false,
             errors: 0,
@@ -174,12 +183,21 @@ impl Array {
         self.spare_for(new).map(|_| ())
     }
 
-    fn spare_for(&self, new: &NewMember) -> Result<Superblock, AddRefused> {
+    /// Whether a device can be added and then lacks only what was written since it was a member.
+    pub fn would_return(&self, new: &NewMember) -> bool {
+        self.check_add(new).is_ok() && self.returns(new).is_some()
+    }
+
+    /// The superblock of a device as a spare, and the role that it can have back.
+    fn spare_for(&self, new: &NewMember) -> Result<(Option<Role>, Superblock), AddRefused> {
         if self.broken || self.config.read_only || self.stopping {
             return Err(AddRefused::ReadOnly);
         }
         if self.members.contains_key(&new.member) {
             return Err(AddRefused::Known);
+        }
+        if let Some((role, superblock)) = self.returns(new) {
+            return Ok((Some(role), superblock));
         }
         let taken: Vec<u32> = self
             .members
@@ -190,13 +208,14 @@ impl Array {
         let newest = self.meta.newest();
         let number = md_format::free_dev_number(newest, &taken).ok_or(AddRefused::Full)?;
         let uuid = md_format::Uuid(new.device_uuid);
-        Ok(md_format::spare_superblock(newest, new.device_sectors, uuid, number, self.unix_seconds())?)
+        let seconds = self.unix_seconds();
+        Ok((None, md_format::spare_superblock(newest, new.device_sectors, uuid, number, seconds)?))
     }
 
-    /// Adds a blank device as a spare; a role that is free is given to it at once.
+    /// Adds a device as a spare; a role that is free is given to it at once.
     pub(super) fn add_member(&mut self, new: &NewMember) {
         // The runner asked `check_add`; what was refused there is not taken here either.
-        let Ok(superblock) = self.spare_for(new) else { return };
+        let Ok((returning, superblock)) = self.spare_for(new) else { return };
         self.meta.set_role(superblock.dev_number(), DevRole::Spare);
         let data_bytes = superblock.data_offset().saturating_mul(512);
         let member = Member {
@@ -207,6 +226,8 @@ impl Array {
             data_bytes,
             rebuilt: 0,
             rebuilt_durable: 0,
+            missed: None,
+            returning,
             partial_on_disk: false,
             stuck: false,
             errors: 0,
@@ -236,12 +257,18 @@ impl Array {
             if self.roles[index].is_some() {
                 continue;
             }
-            let Some(spare) = self.members.values_mut().find(|m| m.state == State::Spare) else { break };
             let role = Role(index as u16);
+            let Some(id) = self.spare_for_role(role) else { continue };
+            if let Some(intent) = &mut self.intent {
+                intent.rewrite();
+            }
+            let set = self.intent.as_ref().map(Intent::set_regions);
+            let Some(spare) = self.members.get_mut(&id) else { continue };
+            spare.missed = set.filter(|_| spare.returning.take() == Some(role));
             spare.role = Some(role);
             spare.state = State::Rebuilding;
             (spare.rebuilt, spare.rebuilt_durable) = (0, 0);
-            let (id, number) = (spare.id, spare.superblock.dev_number());
+            let number = spare.superblock.dev_number();
             self.roles[index] = Some(id);
             self.meta.set_role(number, DevRole::Active(role.0));
             self.want_update(false);
@@ -254,6 +281,7 @@ impl Array {
         let Some(member) = self.members.get_mut(&id).filter(|m| m.state == State::Rebuilding) else { return };
         member.state = State::InSync;
         member.rebuilt = stripes;
+        member.missed = None;
         if let Some(role) = member.role {
             self.notice(Notice::MemberInSync { member: id, role });
         }

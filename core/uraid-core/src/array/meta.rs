@@ -16,6 +16,7 @@
 //! levelling. Numbers in a
 //! superblock that promise something about data (`*_durable`) are taken before the flush, never after.
 
+use super::intent::Intent;
 use super::members::{Member, State};
 use super::{Array, Io, IoFor};
 use crate::geometry::Geometry;
@@ -64,7 +65,11 @@ struct Update {
     levelling: bool,
     flushing: bool,
     outstanding: u32,
-    /// Superblocks to write once those of just rebuilt members and new targets are there.
+    /// The round of the write-intent bitmap that superblocks wait for.
+    round: Option<u64>,
+    /// Superblocks of just rebuilt members and new targets, to be written before the others.
+    first: Vec<(MemberId, u64, Vec<u8>)>,
+    /// Superblocks to write once those are there.
     rest: Vec<(MemberId, u64, Vec<u8>)>,
     /// What may be said once the flush is over.
     resynced: u64,
@@ -72,9 +77,18 @@ struct Update {
 }
 
 impl Meta {
-    pub(super) fn new(sb: &Superblock, assembly: &Assembly, geometry: &Geometry) -> Self {
-        let resynced =
-            if assembly.dirty { geometry.stripes_below(assembly.resync_offset) } else { geometry.stripes() };
+    pub(super) fn new(
+        sb: &Superblock,
+        assembly: &Assembly,
+        geometry: &Geometry,
+        intent: Option<&Intent>,
+    ) -> Self {
+        // With a bitmap its bits alone say where parity may not match (md-format.md section 1.10).
+        let (resynced, matched) = match intent {
+            Some(intent) => (geometry.stripes(), intent.next_in(intent.needed(), 0)),
+            None if assembly.dirty => (geometry.stripes_below(assembly.resync_offset), None),
+            None => (geometry.stripes(), None),
+        };
         Meta {
             template: sb.clone(),
             events: sb.events(),
@@ -89,7 +103,7 @@ impl Meta {
             active: false,
             marked: false,
             resynced,
-            resynced_durable: resynced,
+            resynced_durable: matched.unwrap_or(resynced),
             resync_stuck: false,
             final_done: false,
         }
@@ -100,9 +114,11 @@ impl Meta {
         self.sealing = true;
     }
 
-    /// Whether the superblocks say clean as far as the read-only array found them.
-    pub(super) fn found_clean(&self, stripes: u64) -> bool {
-        self.resynced >= stripes
+    /// Nobody waits for the write-intent bitmap any more: nothing is written.
+    pub(super) fn bitmap_given_up(&mut self) {
+        if self.update.as_ref().is_some_and(|update| update.round.is_some()) {
+            self.update = None;
+        }
     }
 
     /// Events of the last update that was begun.
@@ -212,6 +228,8 @@ impl Array {
             levelling,
             flushing,
             outstanding: 0,
+            round: None,
+            first: Vec::new(),
             rest: Vec::new(),
             resynced: 0,
             rebuilt: Vec::new(),
@@ -226,9 +244,10 @@ impl Array {
     /// The first half of an update: what its superblocks will promise about data is taken down, then all
     /// members are flushed.
     fn flush_for_update(&mut self) {
+        let matched = self.matched_below();
         if let Some(update) = &mut self.meta.update {
             update.flushing = true;
-            update.resynced = self.meta.resynced;
+            update.resynced = matched;
             update.rebuilt = self.members.values().map(|m| (m.id, m.rebuilt)).collect();
         }
         let live = self.live_members();
@@ -286,16 +305,45 @@ impl Array {
             sb.catch_up(&meta.template);
             let partial = member.role.is_some() && member.rebuilt_durable < stripes;
             sb.set_recovery_offset(partial.then(|| self.geometry.sectors_covered(member.rebuilt_durable)));
+            sb.set_recovery_by_bitmap(partial && member.missed.is_some());
             // A spare says that it is filled from 0 before others call it a member.
             let turned = std::mem::replace(&mut member.partial_on_disk, partial) != partial;
             let writes = if turned { &mut first } else { &mut rest };
             writes.push((member.id, sb.super_offset().saturating_mul(512), sb.encode()));
         }
-        if first.is_empty() {
-            std::mem::swap(&mut first, &mut rest);
+        (update.first, update.rest) = (first, rest);
+        let round = self.intent_announce(self.meta.events);
+        match (&mut self.meta.update, round) {
+            (Some(update), Some(round)) => update.round = Some(round),
+            _ => self.write_next(),
         }
-        update.rest = rest;
-        self.write_some(first);
+    }
+
+    /// A round of the write-intent bitmap is over: superblocks that say no more events than it may follow.
+    pub(super) fn bitmap_says_events(&mut self, round: u64) {
+        let Some(update) = &mut self.meta.update else { return };
+        if update.round.is_some_and(|wanted| wanted <= round) {
+            update.round = None;
+            self.write_next();
+        }
+    }
+
+    /// Writes the superblocks that are next in the update, or ends it if there are none.
+    fn write_next(&mut self) {
+        loop {
+            let Some(update) = &mut self.meta.update else { return };
+            let mut writes = std::mem::take(&mut update.first);
+            if writes.is_empty() {
+                writes = std::mem::take(&mut update.rest);
+            }
+            if writes.is_empty() || self.broken {
+                return self.update_done();
+            }
+            writes.retain(|(id, ..)| self.members.get(id).is_some_and(|m| m.state != State::Failed));
+            if !writes.is_empty() {
+                return self.write_some(writes);
+            }
+        }
     }
 
     fn write_some(&mut self, writes: Vec<(MemberId, u64, Vec<u8>)>) {
@@ -318,17 +366,8 @@ impl Array {
         if update.outstanding > 0 {
             return;
         }
-        let rest = std::mem::take(&mut update.rest);
-        let rest: Vec<_> = rest
-            .into_iter()
-            .filter(|(id, ..)| self.members.get(id).is_some_and(|m| m.state != State::Failed))
-            .collect();
-        if !rest.is_empty() && !self.broken {
-            self.write_some(rest);
-            return;
-        }
         if !update.flushing {
-            self.update_done();
+            self.write_next();
             return;
         }
         self.meta.resynced_durable = update.resynced;

@@ -13,16 +13,20 @@
 //! | `pass` | one pass over a stripe |
 //! | `members` | members, roles, failing and adding them |
 //! | `meta` | superblock updates: when, in which order, and what waits for them |
+//! | `intent` | the write-intent bitmap |
+//! | `returning` | members that were away and come back |
 //! | `sync` | resync and rebuild |
 //! | `check` | the invariants |
 
 mod cache;
 mod check;
+mod intent;
 mod members;
 mod meta;
 mod pass;
 mod redundancy;
 mod requests;
+mod returning;
 mod status;
 mod sync;
 
@@ -30,12 +34,13 @@ use crate::geometry::{Geometry, GeometryError};
 use crate::slab::Slab;
 use crate::{Action, ComputeId, Event, IoId, MemberId, Role, SlotId, Tick};
 use cache::Cache;
+use intent::Intent;
 pub use members::{AddRefused, FailRefused};
 use members::{Member, State};
 use meta::Meta;
 pub use redundancy::Redundancy;
 use requests::{Flushes, Request, Waiting};
-pub use status::{ArrayState, MemberReport, MemberStanding, Status, SyncReport};
+pub use status::{ArrayState, BitmapReport, MemberReport, MemberStanding, Status, SyncReport};
 use std::collections::{BTreeMap, VecDeque};
 pub use sync::ScrubRefused;
 use sync::Sync;
@@ -102,6 +107,10 @@ enum IoFor {
     MetaFlush,
     /// A superblock.
     MetaWrite,
+    /// A flush before bits of the write-intent bitmap are cleared.
+    IntentFlush,
+    /// A page of the write-intent bitmap.
+    IntentWrite,
 }
 
 /// A member I/O in flight.
@@ -150,6 +159,7 @@ pub struct Array {
     computes: Slab<SlotId>,
     flushes: Flushes,
     meta: Meta,
+    intent: Option<Intent>,
     sync: Option<Sync>,
     /// A scrub was asked for and has not begun; whether it repairs.
     scrub_wanted: Option<bool>,
@@ -200,7 +210,8 @@ impl Array {
             }
             members.insert(id, member);
         }
-        let meta = Meta::new(sb, assembly, &geometry);
+        let intent = Intent::new(assembly, &geometry);
+        let meta = Meta::new(sb, assembly, &geometry, intent.as_ref());
         let cache = Cache::new(config.slots, geometry.members());
         let mut array = Array {
             geometry,
@@ -224,6 +235,7 @@ impl Array {
             computes: Slab::default(),
             flushes: Flushes::default(),
             meta,
+            intent,
             sync: None,
             scrub_wanted: None,
             last_client: Tick::default(),
@@ -232,6 +244,7 @@ impl Array {
             actions: VecDeque::new(),
         };
         array.count_roles();
+        array.note_returning();
         if array.degraded && !config.read_only {
             array.meta.seal();
             array.want_update(false);
@@ -282,7 +295,7 @@ impl Array {
 
     /// When the array wants to hear [`Event::Timer`], unless something else happens before.
     pub fn wake_at(&self) -> Option<Tick> {
-        self.clean_at()
+        self.clean_at().into_iter().chain(self.intent_wake_at()).min()
     }
 
     /// Starts whatever can start.
@@ -299,6 +312,7 @@ impl Array {
         }
         self.maybe_clean();
         self.start_update();
+        self.pump_intent();
         self.maybe_stopped();
     }
 
@@ -317,8 +331,12 @@ impl Array {
             || self.computes.len() > 0
             || self.sync.is_some()
             || self.meta.updating()
+            || self.intent.as_ref().is_some_and(Intent::busy)
             || self.cache.busy();
         if !self.stopping || self.stopped || busy || !self.actions.is_empty() {
+            return;
+        }
+        if self.intent_final_clear() {
             return;
         }
         if self.meta.final_mark_wanted() && !self.broken && !self.config.read_only {
@@ -328,7 +346,7 @@ impl Array {
             return;
         }
         self.stopped = true;
-        let left_dirty = self.config.read_only && !self.meta.found_clean(self.geometry.stripes());
+        let left_dirty = self.config.read_only && self.resync_due();
         self.actions.push_back(Action::Stopped { clean: !self.broken && !left_dirty });
     }
 
@@ -340,6 +358,8 @@ impl Array {
             IoFor::Store { slot } => self.stored(slot, done.member, result),
             IoFor::Flush => self.flushed(done.member, result),
             IoFor::MetaFlush | IoFor::MetaWrite => self.update_step_done(done.member, result),
+            IoFor::IntentFlush => self.intent_flushed(done.member, result),
+            IoFor::IntentWrite => self.intent_written(done.member, result),
         }
     }
 
@@ -364,7 +384,9 @@ impl Array {
         let member = self.members.get(&id)?;
         let ok = match member.state {
             State::InSync => true,
-            State::Rebuilding => stripe < member.rebuilt || self.rebuilt_ahead(id, stripe),
+            State::Rebuilding => {
+                stripe < member.rebuilt || self.rebuilt_ahead(id, stripe) || self.never_missed(member, stripe)
+            }
             State::Spare | State::Failed => false,
         };
         ok.then_some(id)

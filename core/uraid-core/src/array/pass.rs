@@ -62,6 +62,8 @@ pub(super) struct Pass {
     failed: bool,
     /// Stores were begun.
     pub(super) storing: bool,
+    /// It is not held back any more.
+    pub(super) begun: bool,
 }
 
 impl Pass {
@@ -78,6 +80,7 @@ impl Pass {
             compute_faults: 0,
             failed: false,
             storing: false,
+            begun: false,
         }
     }
 }
@@ -116,7 +119,8 @@ impl Array {
                     slot.queue.pop_front();
                     parts.push(part);
                 }
-                if !self.may_write() && !self.broken {
+                let stripe = slot.stripe;
+                if !self.broken && !(self.intent_allows(stripe) & self.may_write()) {
                     self.requeue(id, parts);
                     self.cache.block(id);
                     self.want_dirty();
@@ -179,8 +183,13 @@ impl Array {
         }
         // From here on the pass is under way and is not held back any more.
         self.cache.slot_mut(id).urgent = true;
+        let mut begins = false;
         if let Some(pass) = &mut self.cache.slot_mut(id).pass {
             pass.failed = failed;
+            begins = pass.kind == Kind::Write && !std::mem::replace(&mut pass.begun, true);
+        }
+        if begins {
+            self.intent_begin(stripe);
         }
         if plan.loads.is_empty() { self.compute(id, plan) } else { self.load(id, plan.loads) }
     }
@@ -396,6 +405,10 @@ impl Array {
         let slot = self.cache.slot_mut(id);
         let stripe = slot.stripe;
         let pass = slot.pass.take();
+        if pass.as_ref().is_some_and(|p| p.kind == Kind::Write && p.begun) {
+            self.intent_end(stripe);
+        }
+        let slot = self.cache.slot_mut(id);
         if self.broken && pass.as_ref().is_some_and(|p| p.kind == Kind::Write) {
             // What was refused must not be read back from the cache.
             slot.lanes.iter_mut().for_each(|l| l.cached = Blocks::NONE);

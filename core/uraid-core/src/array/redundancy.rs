@@ -63,7 +63,13 @@ impl Array {
         let rebuilding = self.members.values().filter(|m| m.state == State::Rebuilding);
         let mut breaks: BTreeSet<u64> = rebuilding.map(|m| m.rebuilt).collect();
         breaks.insert(self.meta.resynced);
-        breaks.extend(self.done_ahead().flat_map(|stripe| [stripe, stripe + 1]));
+        breaks.extend(self.sync_breaks());
+        if let Some(intent) = &self.intent {
+            breaks.extend(intent.breaks(intent.needed()));
+            breaks.extend(
+                self.members.values().filter_map(|m| m.missed.as_ref()).flat_map(|m| intent.breaks(m)),
+            );
+        }
         breaks
     }
 }

@@ -1,6 +1,7 @@
 //! What an operator may ask about the array.
 
 use super::Array;
+use super::intent::Intent;
 use super::members::State;
 use crate::{MemberId, Role, SyncKind};
 
@@ -45,6 +46,8 @@ pub struct MemberReport {
     pub errors: u64,
     /// Stripes that are rebuilt.
     pub rebuilt_stripes: u64,
+    /// It was away, and only what it missed is rebuilt.
+    pub returning: bool,
 }
 
 /// The background pass under way.
@@ -58,6 +61,17 @@ pub struct SyncReport {
     pub total_stripes: u64,
     /// Stripes whose parity did not match.
     pub mismatches: u64,
+}
+
+/// The write-intent bitmap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BitmapReport {
+    /// Regions whose bit is set.
+    pub set_regions: u64,
+    /// Regions in all.
+    pub regions: u64,
+    /// Bytes of a region on each member.
+    pub region_bytes: u64,
 }
 
 /// A picture of the array.
@@ -75,6 +89,8 @@ pub struct Status {
     pub members: Vec<MemberReport>,
     /// The background pass, if one is under way.
     pub sync: Option<SyncReport>,
+    /// The write-intent bitmap, if the array has one.
+    pub bitmap: Option<BitmapReport>,
     /// Blocks that were recovered and rewritten after a read error.
     pub corrected_blocks: u64,
     /// Requests that were not answered yet.
@@ -94,7 +110,7 @@ impl Array {
                 (false, false) => ArrayState::Clean,
             },
             missing: self.geometry.members().saturating_sub(in_sync),
-            resync_due: self.meta.resynced < self.geometry.stripes(),
+            resync_due: self.resync_due(),
             events: self.meta.events(),
             members: self
                 .members
@@ -112,6 +128,7 @@ impl Array {
                     events: m.superblock.events(),
                     errors: m.errors,
                     rebuilt_stripes: m.rebuilt,
+                    returning: m.missed.is_some(),
                 })
                 .collect(),
             sync: self.sync.as_ref().map(|s| SyncReport {
@@ -120,6 +137,7 @@ impl Array {
                 total_stripes: self.geometry.stripes(),
                 mismatches: s.mismatches,
             }),
+            bitmap: self.intent.as_ref().map(Intent::report),
             corrected_blocks: self.corrected,
             requests_open: self.requests.len(),
             slot_waiters: self.cache.waiting(),

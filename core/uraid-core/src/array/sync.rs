@@ -8,7 +8,7 @@
 //! its stripe like any other work. What is finished out of order is kept until the cursor reaches it.
 
 use super::cache::Work;
-use super::members::State;
+use super::members::{Member, State};
 use super::{Array, Tick};
 use crate::{MemberId, Notice, SyncKind};
 use std::collections::BTreeSet;
@@ -24,12 +24,15 @@ const CHECKPOINT_MS: u64 = 60_000;
 #[derive(Clone, Debug)]
 pub(super) struct Sync {
     pub(super) kind: SyncKind,
+    /// The first stripe that it was to look at.
+    started: u64,
     /// The next stripe to begin.
     next: u64,
     /// All stripes below are done.
     pub(super) cursor: u64,
-    /// Stripes beyond the cursor that are done.
-    ahead: BTreeSet<u64>,
+    /// Stripes that were begun and are not done; those that could not be done stay. What is between the
+    /// cursor and the next stripe and not among them is done, or needed nothing.
+    begun: BTreeSet<u64>,
     in_flight: u32,
     /// Members that a rebuild fills.
     targets: BTreeSet<MemberId>,
@@ -54,23 +57,51 @@ pub enum ScrubRefused {
     Busy,
 }
 
+impl Sync {
+    /// Whether the pass is through with a stripe at or beyond where it began.
+    fn is_done(&self, stripe: u64) -> bool {
+        self.started <= stripe && stripe < self.next && !self.begun.contains(&stripe)
+    }
+}
+
 impl Array {
     /// Whether parity matches the data at a stripe, as far as is known.
     pub(super) fn parity_trusted(&self, stripe: u64) -> bool {
-        stripe < self.meta.resynced
-            || self.sync.as_ref().is_some_and(|s| s.kind == SyncKind::Resync && s.ahead.contains(&stripe))
+        let needed = self.intent.as_ref().is_some_and(|i| i.touches(i.needed(), stripe));
+        stripe < self.meta.resynced && !needed
+            || self.sync.as_ref().is_some_and(|s| s.kind == SyncKind::Resync && s.is_done(stripe))
+    }
+
+    /// The stripes from the start in which parity is known to match.
+    pub(super) fn matched_below(&self) -> u64 {
+        let needed = self.intent.as_ref().and_then(|i| i.next_in(i.needed(), 0));
+        needed.map_or(self.meta.resynced, |stripe| stripe.min(self.meta.resynced))
+    }
+
+    /// Whether parity is not known to match everywhere.
+    pub(super) fn resync_due(&self) -> bool {
+        self.matched_below() < self.geometry.stripes()
+    }
+
+    /// Whether a member that is back after a time away has everything in a stripe.
+    pub(super) fn never_missed(&self, member: &Member, stripe: u64) -> bool {
+        match (&self.intent, &member.missed) {
+            (Some(intent), Some(missed)) => !intent.touches(missed, stripe),
+            _ => false,
+        }
     }
 
     /// Whether the rebuild under way has been at a stripe beyond its cursor, for this member.
     pub(super) fn rebuilt_ahead(&self, member: MemberId, stripe: u64) -> bool {
-        self.sync.as_ref().is_some_and(|s| {
-            s.kind == SyncKind::Rebuild && s.targets.contains(&member) && s.ahead.contains(&stripe)
-        })
+        self.sync
+            .as_ref()
+            .is_some_and(|s| s.kind == SyncKind::Rebuild && s.targets.contains(&member) && s.is_done(stripe))
     }
 
-    /// The stripes beyond its cursor that the pass under way has done.
-    pub(super) fn done_ahead(&self) -> impl Iterator<Item = u64> {
-        self.sync.iter().flat_map(|s| s.ahead.iter().copied())
+    /// The stripes at which the pass under way may make a difference.
+    pub(super) fn sync_breaks(&self) -> impl Iterator<Item = u64> {
+        let begun = |s: &Sync| s.begun.iter().flat_map(|&stripe| [stripe, stripe + 1]).collect::<Vec<_>>();
+        self.sync.iter().flat_map(move |s| begun(s).into_iter().chain([s.cursor, s.next]))
     }
 
     pub(super) fn sync_kind(&self) -> Option<SyncKind> {
@@ -97,16 +128,40 @@ impl Array {
         let serving = busy && !self.requests.is_empty();
         let window = if serving { 1 } else { self.config.sync_window.min(self.config.slots / 2) };
         let stripes = self.geometry.stripes();
-        while let Some(sync) = &mut self.sync {
+        while let Some(sync) = &self.sync {
             if sync.abort || sync.in_flight >= window || sync.next >= stripes {
                 break;
             }
-            let stripe = sync.next;
-            sync.next += 1;
-            sync.in_flight += 1;
-            self.cache.push(stripe, Work::Sync, true);
+            let stripe = self.next_due(sync).min(stripes);
+            let Some(sync) = &mut self.sync else { break };
+            sync.next = stripe;
+            if stripe < stripes {
+                sync.next += 1;
+                sync.in_flight += 1;
+                sync.begun.insert(stripe);
+                self.cache.push(stripe, Work::Sync, true);
+            }
         }
+        self.note_progress();
         self.end_sync_if_done();
+    }
+
+    /// The next stripe that the pass has something to do at; others are as they have to be.
+    fn next_due(&self, sync: &Sync) -> u64 {
+        let Some(intent) = &self.intent else { return sync.next };
+        let none = self.geometry.stripes();
+        match sync.kind {
+            SyncKind::Scrub => sync.next,
+            SyncKind::Resync => intent.next_in(intent.needed(), sync.next).unwrap_or(none),
+            SyncKind::Rebuild => {
+                let targets = sync.targets.iter().filter_map(|id| self.members.get(id));
+                let due = targets.map(|member| match &member.missed {
+                    Some(missed) => intent.next_in(missed, sync.next).unwrap_or(none),
+                    None => sync.next,
+                });
+                due.min().unwrap_or(sync.next)
+            }
+        }
     }
 
     /// A rebuild goes first: redundancy before tidiness. It waits until the superblocks name its targets.
@@ -117,17 +172,14 @@ impl Array {
         }
         let rebuilding = || self.members.values().filter(|m| m.state == State::Rebuilding && !m.stuck);
         let from = rebuilding().map(|m| m.rebuilt).min();
-        let stripes = self.geometry.stripes();
+        let (stripes, matched) = (self.geometry.stripes(), self.matched_below());
         let (kind, start) = match from {
             Some(_) if self.meta.updating() => return,
             Some(from) => (SyncKind::Rebuild, from),
-            None if self.parity_to_spare() && self.meta.resynced < stripes && !self.meta.resync_stuck => {
-                (SyncKind::Resync, self.meta.resynced)
+            None if self.parity_to_spare() && matched < stripes && !self.meta.resync_stuck => {
+                (SyncKind::Resync, matched)
             }
-            None if self.parity_to_spare()
-                && self.meta.resynced >= stripes
-                && self.scrub_wanted.is_some() =>
-            {
+            None if self.parity_to_spare() && matched >= stripes && self.scrub_wanted.is_some() => {
                 (SyncKind::Scrub, 0)
             }
             None => return,
@@ -140,9 +192,10 @@ impl Array {
         };
         self.sync = Some(Sync {
             kind,
+            started: start,
             next: start,
             cursor: start,
-            ahead: BTreeSet::new(),
+            begun: BTreeSet::new(),
             in_flight: 0,
             targets,
             mismatches: 0,
@@ -167,8 +220,7 @@ impl Array {
         }
         let rebuild_due =
             self.spare_wanted() || self.members.values().any(|m| m.state == State::Rebuilding && !m.stuck);
-        let resync_due = self.meta.resynced < self.geometry.stripes();
-        if self.sync.is_some() || self.scrub_wanted.is_some() || rebuild_due || resync_due {
+        if self.sync.is_some() || self.scrub_wanted.is_some() || rebuild_due || self.resync_due() {
             return Err(ScrubRefused::Busy);
         }
         Ok(())
@@ -206,14 +258,19 @@ impl Array {
             self.break_off_sync();
             return;
         }
-        if sync.abort && sync.kind == SyncKind::Rebuild && sync.targets.is_empty() {
+        sync.begun.remove(&stripe);
+        self.note_progress();
+    }
+
+    /// Moves the cursor to the first stripe that is not done, and takes down what that means.
+    fn note_progress(&mut self) {
+        let Some(sync) = &mut self.sync else { return };
+        let cursor = sync.begun.first().copied().unwrap_or(sync.next);
+        if cursor <= sync.cursor || (sync.kind == SyncKind::Rebuild && sync.targets.is_empty()) {
             return;
         }
-        sync.ahead.insert(stripe);
-        while sync.ahead.remove(&sync.cursor) {
-            sync.cursor += 1;
-        }
-        let (cursor, kind) = (sync.cursor, sync.kind);
+        sync.cursor = cursor;
+        let kind = sync.kind;
         let (since, at) = sync.checkpoint;
         let part = (self.geometry.stripes() / CHECKPOINT_PART).max(1);
         let due = cursor - since >= part || (cursor > since && at.plus_ms(CHECKPOINT_MS) <= self.now);
@@ -222,7 +279,10 @@ impl Array {
         }
         match kind {
             SyncKind::Scrub => return,
-            SyncKind::Resync => self.meta.resynced = self.meta.resynced.max(cursor),
+            SyncKind::Resync => {
+                self.meta.resynced = self.meta.resynced.max(cursor);
+                self.intent_resynced(cursor);
+            }
             SyncKind::Rebuild => {
                 for id in &sync.targets {
                     if let Some(member) = self.members.get_mut(id) {

@@ -263,7 +263,7 @@ impl Driver {
     pub(crate) fn blank(&mut self) -> NewMember {
         let member = MemberId(self.members as u16);
         self.members += 1;
-        NewMember { member, device_sectors: self.sectors, device_uuid: [100 + member.0 as u8; 16] }
+        NewMember { member, device_sectors: self.sectors, device_uuid: [100 + member.0 as u8; 16], old: None }
     }
 
     /// The array is marked dirty and nothing is in flight.

@@ -19,10 +19,9 @@ use uraid_core::*;
 use world::World;
 
 /// Features whose arrays are refused, and why it will stay so or what is to come.
-const REFUSED: [(Features, &str); 5] = [
+const REFUSED: [(Features, &str); 4] = [
     (Features::JOURNAL, "a journal holds writes that only md replays"),
     (Features::RESHAPE, "half of the array has another geometry"),
-    (Features::BITMAP, "write-intent bitmaps are to come"),
     (Features::MULTIPLE_PPLS, "partial parity logs are to come"),
     (Features::BAD_BLOCKS, "bad-block logs are to come"),
 ];
@@ -263,7 +262,8 @@ fn add_blank(world: &mut World, name: &str) {
     world.disks.push(world::Disk::of_image(vec![0x77; bytes], 0));
     let at = world.disks.len() - 1;
     let device_uuid = [100 + at as u8; 16];
-    let new = NewMember { member: MemberId(at as u16), device_sectors: bytes as u64 / 512, device_uuid };
+    let new =
+        NewMember { member: MemberId(at as u16), device_sectors: bytes as u64 / 512, device_uuid, old: None };
     world.array.check_add(&new).unwrap_or_else(|e| panic!("{name}: {e:?}"));
     world.tell(Event::AddMember(new));
 }

@@ -3,7 +3,10 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of the world")]
 
-use md_format::{Areas, AssembleOptions, Assembly, CreateParams, Found, Layout, Level, Superblock, Uuid};
+use md_format::{
+    Areas, AssembleOptions, Assembly, Bitmap, CreateParams, Found, IntentBitmap, Layout, Level, Superblock,
+    Uuid,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use uraid_core::*;
 
@@ -198,6 +201,8 @@ pub(crate) struct Shape {
     pub(crate) rows: u64,
     pub(crate) slots: u32,
     pub(crate) clean: bool,
+    /// Bytes of a region of its write-intent bitmap, if it has one.
+    pub(crate) bitmap: Option<u64>,
 }
 
 pub(crate) fn config(slots: u32) -> ArrayConfig {
@@ -207,11 +212,18 @@ pub(crate) fn config(slots: u32) -> ArrayConfig {
 impl World {
     pub(crate) fn new(shape: Shape, seed: u64) -> Self {
         let mut rng = Rng(seed);
-        let data = u64::from(shape.chunk) * shape.rows;
+        // A bitmap takes members of at least 64 KiB.
+        let rows =
+            if shape.bitmap.is_some() { shape.rows.max(65536 / u64::from(shape.chunk)) } else { shape.rows };
+        let data = u64::from(shape.chunk) * rows;
         let sectors = 4096 + data / 512 + 64;
         let n = usize::from(shape.members);
         let uuids: Vec<Uuid> = (0..n).map(|i| Uuid([i as u8 + 1; 16])).collect();
         let sizes = vec![sectors; n];
+        let bitmap = match shape.bitmap {
+            None => IntentBitmap::None,
+            chunk_bytes => IntentBitmap::Internal { chunk_bytes },
+        };
         let superblocks = md_format::plan_create(&CreateParams {
             level: shape.level,
             layout: shape.layout,
@@ -223,7 +235,7 @@ impl World {
             device_uuids: &uuids,
             now: 1_700_000_000,
             clean: shape.clean,
-            bitmap: md_format::IntentBitmap::None,
+            bitmap,
             ppl: false,
         })
         .expect("a possible array");
@@ -239,6 +251,12 @@ impl World {
             let bytes = sb.encode();
             let at = (sb.super_offset() * 512) as usize;
             disk.view[at..at + bytes.len()].copy_from_slice(&bytes);
+            if shape.bitmap.is_some() {
+                let at = at + 4096;
+                let bitmap = Bitmap::create(sb, shape.bitmap).expect("there is room");
+                let (_, page) = bitmap.page(0);
+                disk.view[at..at + page.len()].copy_from_slice(page);
+            }
             disk.durable = disk.view.clone();
         }
         let assembly = assemble(&disks, false).expect("assembles");
@@ -718,12 +736,30 @@ impl World {
         // Blank does not mean zero.
         disk.view[HEAD as usize..].fill(0x77);
         disk.durable = disk.view.clone();
+        self.join(disk, None)
+    }
+
+    /// A member that died comes back as it is, perhaps without what it had only in its cache. It is another
+    /// member to the array, and the old one stays dead.
+    pub(crate) fn bring_back(&mut self, dead: usize) -> MemberId {
+        let old = &self.disks[dead];
+        let mut blank = Disk::new(old.sectors, old.data_start, old.view.len() as u64 - HEAD);
+        blank.dead = true;
+        let mut disk = std::mem::replace(&mut self.disks[dead], blank);
+        disk.dead = false;
+        disk.cut(&mut self.rng, &[]);
+        let superblock = superblock(&disk).expect("sound");
+        self.join(disk, Some(Box::new(superblock)))
+    }
+
+    fn join(&mut self, disk: Disk, old: Option<Box<Superblock>>) -> MemberId {
         self.disks.push(disk);
         let member = MemberId((self.disks.len() - 1) as u16);
         let new = NewMember {
             member,
             device_sectors: self.disks[0].sectors,
             device_uuid: [100 + member.0 as u8; 16],
+            old,
         };
         self.array.check_add(&new).expect("can be added");
         self.tell(Event::AddMember(new));

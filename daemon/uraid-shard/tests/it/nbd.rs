@@ -114,7 +114,7 @@ fn members_are_lost_and_rebuilt_while_serving() {
         let path = volume.member_path(member);
         let member = uraid_blockio::Member::open(path, Default::default()).unwrap();
         let (tell, answer) = std::sync::mpsc::channel();
-        volume.handle.add(member, [50; 16], move |result| tell.send(result).unwrap()).unwrap();
+        volume.handle.add(member, [50; 16], None, move |result| tell.send(result).unwrap()).unwrap();
         answer.recv().unwrap().unwrap();
         churn(&mut client, &mut model, &mut rng, 32, 60);
     }
@@ -133,7 +133,7 @@ fn a_blank_that_is_too_small_is_not_added() {
     uraid_blockio::create_sparse(&path, 1 << 20).unwrap();
     let member = uraid_blockio::Member::open(&path, Default::default()).unwrap();
     let (tell, answer) = std::sync::mpsc::channel();
-    volume.handle.add(member, [50; 16], move |result| tell.send(result).unwrap()).unwrap();
+    volume.handle.add(member, [50; 16], None, move |result| tell.send(result).unwrap()).unwrap();
     assert!(matches!(answer.recv().unwrap(), Err(AddError::Refused(_))));
     assert_eq!(volume.status().members.len(), 6);
 }
@@ -271,7 +271,7 @@ fn redundancy_follows_failures_and_rebuilds() {
     }
     let member = volume.reopen_member(4);
     let (tell, answer) = std::sync::mpsc::channel();
-    volume.handle.add(member, [50; 16], move |result| tell.send(result).unwrap()).unwrap();
+    volume.handle.add(member, [50; 16], None, move |result| tell.send(result).unwrap()).unwrap();
     answer.recv().unwrap().unwrap();
     // On the way what is rebuilt is better than what is not, and the extents always make up the volume.
     let start = std::time::Instant::now();

@@ -297,7 +297,12 @@ impl Bench {
 
     fn add(&mut self, bytes: u64) -> MemberId {
         let member = MemberId(self.control.attach(bytes) as u16);
-        let new = NewMember { member, device_sectors: bytes / 512, device_uuid: [100 + member.0 as u8; 16] };
+        let new = NewMember {
+            member,
+            device_sectors: bytes / 512,
+            device_uuid: [100 + member.0 as u8; 16],
+            old: None,
+        };
         self.runner.array().check_add(&new).unwrap();
         self.runner.add_member(new);
         member

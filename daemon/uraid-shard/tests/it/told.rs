@@ -68,7 +68,7 @@ fn what_happened_is_told_in_order() {
     let path = volume.member_path(2);
     let member = volume.reopen_member(2);
     let (tell, answer) = std::sync::mpsc::channel();
-    volume.handle.add(member, [9; 16], move |result| tell.send(result).unwrap()).unwrap();
+    volume.handle.add(member, [9; 16], None, move |result| tell.send(result).unwrap()).unwrap();
     answer.recv().unwrap().unwrap();
     let told: Vec<String> = std::iter::from_fn(|| {
         let news = volume.news.recv_timeout(Duration::from_secs(60)).unwrap();

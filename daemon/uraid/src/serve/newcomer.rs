@@ -29,6 +29,7 @@ const WRITERS_GONE: Duration = Duration::from_secs(10);
 pub(super) struct Newcomer {
     device: Device,
     member: Member,
+    former: Option<Box<Superblock>>,
 }
 
 impl Newcomer {
@@ -47,15 +48,21 @@ impl Newcomer {
         device.wait_for_writers(WRITERS_GONE).map_err(|error| failed(path, error))?;
         check_size(&device, array, uuid)?;
         // What a former member of this very array holds, the array has and newer.
-        let former = scan::superblock(&device).is_ok_and(|found| found.set_uuid() == array.set_uuid());
-        if !force && !former {
+        let former = scan::superblock(&device).ok().filter(|found| found.set_uuid() == array.set_uuid());
+        if !force && former.is_none() {
             let findings = probe::findings(&device).map_err(|error| failed(path, error))?;
             if !findings.is_empty() {
                 return Err(refused(probe::refusal(&[(path.to_owned(), findings)])));
             }
         }
         let member = open_one(&device, options).map_err(|why| ControlError::new(ErrorCode::Failed, why))?;
-        Ok(Newcomer { device, member })
+        // Whoever forces it wants nothing of what is on it.
+        Ok(Newcomer { device, member, former: former.filter(|_| !force).map(Box::new) })
+    }
+
+    /// The superblock that it had as a member of this very array, if what it holds may be used.
+    pub(super) fn former(&self) -> Option<Box<Superblock>> {
+        self.former.clone()
     }
 
     /// Removes the signatures on it, durably.

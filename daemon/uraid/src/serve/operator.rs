@@ -124,10 +124,11 @@ impl Operator {
         // That took its time, and a device is not to lose what it holds to an array that cannot use it. What
         // happens between this look and the array's answer is taken back when the answer is no.
         self.check_addable(&self.look().await?, &path)?;
+        let former = newcomer.former();
         let (wiped, member) = in_background(move || newcomer.wipe()).await?;
         let (tell, told) = oneshot::channel();
         // If the shard is gone, `tell` is dropped, which is an answer too.
-        let _ = self.shard.add(member, uuid.0, move |result| {
+        let _ = self.shard.add(member, uuid.0, former, move |result| {
             let _ = tell.send(result);
         });
         let (tell_us, settled) = oneshot::channel();
@@ -135,8 +136,13 @@ impl Operator {
         let id = answer(settled).await.map_err(|error| undecided(&path, error))?;
         let id = id.map_err(|error| add_error(&path, &error))?;
         let now = self.look().await?;
-        let standing = now.array.members.iter().find(|report| report.member == id).map(|r| r.standing);
-        let what = if standing != Some(MemberStanding::Rebuilding) && now.array.missing == 0 {
+        let report = now.array.members.iter().find(|report| report.member == id);
+        let standing = report.map(|report| report.standing);
+        let what = if report.is_some_and(|report| report.returning) {
+            "it was away, and what was written meanwhile is copied; `uraid status` shows how far it is"
+        } else if standing == Some(MemberStanding::InSync) {
+            "it has what was written while it was away, and is in sync"
+        } else if standing != Some(MemberStanding::Rebuilding) && now.array.missing == 0 {
             "it is a spare until a member fails"
         } else {
             "its rebuild begins; `uraid status` shows how far it is"
