@@ -69,6 +69,18 @@ impl VolumeName {
         &self.0
     }
 
+    /// The name that is nearest to any text, such as what a superblock has for a name: what is not allowed becomes
+    /// `_`, what is too long is cut off.
+    pub fn nearest(text: &str) -> Self {
+        let allowed = |c: char| if c.is_ascii_alphanumeric() || "._-+:".contains(c) { c } else { '_' };
+        let mut name: String = text.chars().map(allowed).collect();
+        if !name.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_') {
+            name.insert(0, '_');
+        }
+        name.truncate(NAME_BYTES_MAX);
+        VolumeName(name)
+    }
+
     /// Whether an array of this full name (as in its superblock, perhaps `host:name`) is the one meant.
     pub fn matches(&self, array_name: &str) -> bool {
         let short = array_name.split_once(':').map_or(array_name, |(_, short)| short);
@@ -121,6 +133,23 @@ mod tests {
             ("größe", NameError::BadCharacter('ö')),
         ] {
             assert_eq!(bad.parse::<VolumeName>(), Err(error), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_name_is_one() {
+        for (text, name) in [
+            ("tank", "tank"),
+            ("", "_"),
+            ("../x", "_../x".replace('/', "_").as_str()),
+            ("a b\n", "a_b_"),
+            ("größe", "gr__e"),
+            ("-", "_-"),
+            ("0123456789abcdef0123456789abcdefXY", "0123456789abcdef0123456789abcdef"),
+        ] {
+            let nearest = VolumeName::nearest(text);
+            assert_eq!(nearest.as_str(), name);
+            assert_eq!(name.parse(), Ok(nearest));
         }
     }
 

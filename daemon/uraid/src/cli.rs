@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use raid6_simd::Selection;
-use uraid_config::{Address, DeviceName, RUN_DIR, Size, TlsMode, VolumeName};
+use uraid_config::{Address, ArrayUuid, DeviceName, DeviceNameError, RUN_DIR, Size, TlsMode, VolumeName};
 
 /// Userspace software RAID 4/5/6: on disk it is Linux md, to clients it is NBD.
 #[derive(Parser, Debug)]
@@ -21,6 +21,8 @@ pub struct Cli {
 pub enum Command {
     /// Make a new array out of files and block devices.
     Create(CreateArgs),
+    /// Find arrays and say whether they can be started; with --write, make the configurations that start them.
+    Assemble(AssembleArgs),
     /// Serve an array over NBD, in the foreground, until SIGTERM or `uraid stop`.
     Serve(ServeArgs),
     /// Show the state of a running array.
@@ -96,6 +98,65 @@ pub struct CreateArgs {
     #[arg(required = true, value_name = "MEMBER")]
     pub members: Vec<PathBuf>,
 }
+
+/// `uraid assemble`
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "uraid assemble [OPTIONS] NAME MEMBER...\n       uraid assemble [OPTIONS] --scan [NAME]...",
+    after_help = ASSEMBLE_EXAMPLES
+)]
+pub struct AssembleArgs {
+    /// Look for arrays on all block devices, or on those that DEVICE lines of mdadm.conf name.
+    #[arg(long)]
+    pub scan: bool,
+    /// Write /etc/uraid/NAME.toml for each array that can be started and has no configuration yet; a file that
+    /// exists is never replaced. Disks are not written to.
+    #[arg(long)]
+    pub write: bool,
+    /// Print JSON (see docs/json.md, in the package /usr/share/doc/uraid/json.md).
+    #[arg(long)]
+    pub json: bool,
+    /// Take mdadm's configuration from here; `none` for no file
+    /// [default: /etc/mdadm/mdadm.conf or /etc/mdadm.conf, and mdadm.conf.d].
+    #[arg(long, value_name = "FILE", requires = "scan")]
+    pub config: Option<PathBuf>,
+    /// Only the array with this UUID.
+    #[arg(long, value_name = "UUID")]
+    pub uuid: Option<ArrayUuid>,
+    /// What the configuration says of the volume's block device on this machine: auto, /dev/nbdN or none.
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device_or_none)]
+    pub device: DeviceChoice,
+    /// Where configurations are.
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/uraid")]
+    pub directory: PathBuf,
+    /// Name of the volume, then its members in any order; with --scan, the names of arrays to look for.
+    #[arg(value_name = "NAME | MEMBER", required_unless_present = "scan")]
+    pub operands: Vec<PathBuf>,
+}
+
+/// A block device for a volume, or none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceChoice(pub Option<DeviceName>);
+
+fn device_or_none(text: &str) -> Result<DeviceChoice, String> {
+    match text {
+        "none" => Ok(DeviceChoice(None)),
+        text => text
+            .parse()
+            .map(|name| DeviceChoice(Some(name)))
+            .map_err(|error: DeviceNameError| error.to_string()),
+    }
+}
+
+const ASSEMBLE_EXAMPLES: &str = "\
+Examples:
+  uraid assemble --scan            what arrays there are, and what can be done with each
+  uraid assemble --scan --write    a configuration for each of them that can be started
+  uraid assemble --write tank /dev/sd[b-e]1
+  systemctl enable --now uraid@tank
+
+Lines of mdadm.conf are understood as mdadm understands them: an array is named by its ARRAY line, and one that
+`ARRAY <ignore>` keeps mdadm from is left alone unless it is named with its members.";
 
 /// `uraid serve`
 #[derive(Args, Debug)]
@@ -377,6 +438,9 @@ mod tests {
         for line in [
             "uraid create --level 6 --chunk 64K --name v --layout left-symmetric --size 1G --assume-clean --force a b c d",
             "uraid create --level raid5 --name v a b c",
+            "uraid assemble --scan",
+            "uraid assemble --scan --json --write --config none --uuid 3aaa0122:29827cfa:5331ad66:ca767371 v",
+            "uraid assemble --write --device none --directory /d v a b c",
             "uraid serve v.toml",
             "uraid serve --listen unix:/s --listen tcp:127.0.0.1:10809 --control /c a b c",
             "uraid status --json",
@@ -417,6 +481,10 @@ mod tests {
             "uraid create --level 1 --name v a b",
             "uraid create --level 5 --name a/b a b c",
             "uraid create --level 5 --name v --chunk 64KB a b c",
+            "uraid assemble",
+            "uraid assemble --config f v a",
+            "uraid assemble --uuid 1 --scan",
+            "uraid assemble --device /dev/sda v a",
             "uraid serve",
             "uraid serve --listen ftp:x a",
             "uraid serve --device /dev/sda a",

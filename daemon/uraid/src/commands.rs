@@ -13,7 +13,8 @@ use crate::control::client::Client;
 use crate::control::protocol::Request;
 use crate::failure::Failure;
 use crate::{
-    check_config, create, engines, examine, generate, kernels, out, serve, service_stop, status, udev, watch,
+    assemble, check_config, create, engines, examine, generate, kernels, out, serve, service_stop, status,
+    udev, watch,
 };
 
 /// Does what the command line says.
@@ -23,6 +24,7 @@ use crate::{
 pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Create(args) => create::run(&args),
+        Command::Assemble(args) => assemble::run(&args),
         Command::Serve(args) => serve::run(serve_config(&args)?, config_file(&args).map(Path::to_owned)),
         Command::Examine(args) => examine::run(&args),
         Command::CheckConfig(args) => check_config::run(&args.file, args.strict),

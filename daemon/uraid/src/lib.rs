@@ -2,7 +2,7 @@
 //! that serves.
 //!
 //! Where things are: [`cli`] has the words of the command line, [`create`] makes arrays after [`probe`]
-//! found nothing of value, [`examine`] shows superblocks, [`control`] is the conversation between the
+//! found nothing of value, [`assemble`] finds those that are there, [`examine`] shows superblocks, [`control`] is the conversation between the
 //! commands and a running daemon, [`status`] shows what the daemon says, [`serve`] is the daemon,
 //! [`kernels`] shows and times the parity kernels, [`engines`] the work queues of devices, [`generate`] makes
 //! manual pages and completions, [`udev`] answers the rules of the package.
@@ -11,6 +11,7 @@
 //! write to a device only after every check on every device passed.
 #![forbid(unsafe_code)]
 
+pub mod assemble;
 pub mod assembly;
 mod backing;
 pub mod check_config;

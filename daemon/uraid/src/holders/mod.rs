@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{major, minor};
 use uraid_attach::{Part, mounts, swaps};
 
+use crate::device::{Device, DeviceKind};
+
 /// How many devices may lie over one another before it is taken for a circle.
 const DEEP_MAX: usize = 8;
 /// What is said when nothing can be seen.
@@ -84,6 +86,21 @@ pub(crate) fn of_lock(file: (u64, u64)) -> String {
         .unwrap_or_else(|| "another process, perhaps a running uraid, holds a lock on it".to_owned())
 }
 
+/// By whom a device that was not claimed is held, as far as that certainly keeps others away: not by whoever just
+/// looks at it.
+pub(crate) fn seen(device: &Device) -> Option<String> {
+    let (view, node) = (View::here(), device.node());
+    let number = (major(node.0), minor(node.0));
+    let held = match device.kind() {
+        DeviceKind::Block => {
+            let held = view.kernel(number);
+            if held.by.is_empty() { view.uraids(number) } else { held }
+        }
+        DeviceKind::File => view.locked(number, node.1),
+    };
+    held.sentence()
+}
+
 /// What lies over a loop device (`loop0`) that a file or device backs, beginning with that.
 pub(crate) fn of_loop(name: &str) -> String {
     View::here().behind_loop(name).sentence().unwrap_or_else(|| format!("it backs /dev/{name}"))
@@ -108,8 +125,28 @@ impl View {
         fs::canonicalize(self.path(&format!("sys/dev/block/{major}:{minor}"))).ok()
     }
 
-    /// Everybody who is known to hold a device, in any of its parts.
+    /// Everybody who is known to hold a device, in any of its parts; if nobody is, who has it open.
     fn device(&self, number: (u64, u64)) -> Held {
+        let mut held = self.kernel(number);
+        if held.by.is_empty() {
+            self.opened(&self.part(number), |_| true, &mut held);
+        }
+        held
+    }
+
+    /// The uraids that have a device open, which is exclusively.
+    fn uraids(&self, number: (u64, u64)) -> Held {
+        let mut held = Held::default();
+        self.opened(&self.part(number), |name| name == processes::URAID, &mut held);
+        held
+    }
+
+    fn part(&self, number: (u64, u64)) -> Part {
+        Part { name: self.node(number).map(|node| name_of(&node)).unwrap_or_default(), number: Some(number) }
+    }
+
+    /// What the kernel uses a device, a part of it or its disk for.
+    fn kernel(&self, number: (u64, u64)) -> Held {
         let mut held = self.one(number, DEEP_MAX);
         let Some(node) = self.node(number) else { return held };
         if node.join("partition").exists() {
@@ -125,10 +162,6 @@ impl View {
             if let Some(number) = number_of(&part) {
                 held.merge(&format!("the disk of {}, which is", name_of(&part)), self.one(number, DEEP_MAX));
             }
-        }
-        if held.by.is_empty() {
-            let name = self.node(number).map(|node| name_of(&node)).unwrap_or_default();
-            self.opened(&Part { name, number: Some(number) }, &mut held);
         }
         held
     }

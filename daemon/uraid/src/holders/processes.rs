@@ -9,12 +9,14 @@ use super::{Held, View, names_in, text, word};
 
 /// More processes than these are not named.
 const NAMED_MAX: usize = 4;
+/// As the kernel calls a process of ours.
+pub(super) const URAID: &str = "uraid";
 
 impl View {
-    /// Adds the processes that have a device open.
-    pub(super) fn opened(&self, part: &Part, held: &mut Held) {
+    /// Adds the processes that have a device open, if their name is wanted.
+    pub(super) fn opened(&self, part: &Part, wanted: impl Fn(&str) -> bool, held: &mut Held) {
         let (found, _) = openers(&self.path("proc"), std::slice::from_ref(part), std::process::id());
-        for (pid, name) in found.into_iter().take(NAMED_MAX) {
+        for (pid, name) in found.into_iter().filter(|(_, name)| wanted(name)).take(NAMED_MAX) {
             self.process(pid, &name, "open by", held);
         }
     }
@@ -39,7 +41,7 @@ impl View {
 
     fn process(&self, pid: u32, name: &str, how: &str, held: &mut Held) {
         let process = self.path(&format!("proc/{pid}"));
-        if name != "uraid" {
+        if name != URAID {
             return held.add(format!("{how} {name} (pid {pid})"), []);
         }
         if let Some(volume) = service_of(&process) {

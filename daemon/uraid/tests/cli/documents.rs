@@ -139,6 +139,17 @@ fn examine_is_documented() {
 }
 
 #[test]
+fn assemble_is_documented() {
+    let bench = Bench::new();
+    bench.uraid(&["create", "--level", "5", "--name", "v", "--size", "32M", "a", "b", "c"]).ok();
+    let run = bench.uraid(&["assemble", "--json", "--directory", "none", "v", "a", "b", "c"]);
+    let json: Value = serde_json::from_str(&run.ok()).unwrap();
+    let mut printed = BTreeSet::new();
+    fields("", &json, &mut printed);
+    assert_eq!(printed, documented("`uraid assemble --json`"));
+}
+
+#[test]
 fn kernels_are_documented() {
     let run = Bench::new().uraid(&["kernels", "--json", "--quick"]);
     let json: Value = serde_json::from_str(&run.ok()).unwrap();
