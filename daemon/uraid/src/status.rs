@@ -7,7 +7,8 @@ use serde::Serialize;
 use uraid_config::Size;
 
 use crate::control::protocol::{
-    ArrayState, DeviceStatus, MemberState, MemberStatus, RecentStatus, Status, SyncKind, SyncStatus, VERSION,
+    ArrayState, BitmapStatus, DeviceStatus, MemberState, MemberStatus, RecentStatus, Status, SyncKind,
+    SyncStatus, VERSION,
 };
 use crate::failure::Failure;
 use crate::{engines, human, out};
@@ -59,6 +60,7 @@ pub fn to_text(status: &Status) -> String {
         ),
     ];
     lines.extend(status.sync.as_ref().map(progress));
+    lines.extend(status.bitmap.map(bitmap));
     if status.state == ArrayState::Broken {
         lines.push(BROKEN.to_owned());
     }
@@ -73,6 +75,13 @@ pub fn to_text(status: &Status) -> String {
     lines.push(format!("      uuid    {}", status.uuid));
     lines.extend(hints(status));
     lines.join("\n") + "\n"
+}
+
+/// `bitmap  3 of 160 regions dirty, 64M each`
+fn bitmap(bitmap: BitmapStatus) -> String {
+    let BitmapStatus { dirty_regions, regions, region_bytes } = bitmap;
+    let each = Size::from_bytes(region_bytes).to_string();
+    format!("      bitmap  {dirty_regions} of {regions} regions dirty, {} each", each.trim_end_matches("iB"))
 }
 
 /// `device  /dev/nbd0, /dev/uraid/data`
@@ -291,6 +300,7 @@ pub(crate) mod tests {
                 member("/d/b", None, MemberState::Failed),
             ],
             sync: Some(SyncStatus::new(SyncKind::Rebuild, 128 << 20, 1 << 30, 64 << 20)),
+            bitmap: Some(BitmapStatus { dirty_regions: 3, regions: 160, region_bytes: 64 << 20 }),
             counters: Counters { connections: 1, reads: 3, read_bytes: 12288, ..Counters::default() },
             device: None,
             operations: Vec::new(),
@@ -311,6 +321,7 @@ pub(crate) mod tests {
 data : rebuilding raid6 a[0] e[1](R) d[3] b[-](F)
       2097152 KiB (2.0 GiB), left-symmetric layout, 64K chunk [4/2] [U__U]
       [==>..................]  rebuild = 12.5% (128.0 MiB/1.0 GiB) finish=14s speed=64.0 MiB/s
+      bitmap  3 of 160 regions dirty, 64M each
       role 2 has no member; add one with `uraid add`
       no further member may fail: data would be lost
       /d/b failed, 2 errors

@@ -209,6 +209,9 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// The resync or rebuild that is running.
     pub sync: Option<SyncStatus>,
+    /// The write-intent bitmap; none if the array has none.
+    #[serde(default)]
+    pub bitmap: Option<BitmapStatus>,
     /// Counts since the daemon started.
     pub counters: Counters,
     /// What clients asked for since then and how long it took, one entry a kind.
@@ -238,6 +241,17 @@ pub struct Status {
     pub engines: Option<EnginesStatus>,
     /// A command that makes a file system aligned to the stripes; see [`mkfs_hint`].
     pub mkfs_hint: String,
+}
+
+/// The write-intent bitmap of an array.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BitmapStatus {
+    /// Regions in which writes may be under way, or that a missing member lacks.
+    pub dirty_regions: u64,
+    /// Regions in all.
+    pub regions: u64,
+    /// Bytes of a region, of each member.
+    pub region_bytes: u64,
 }
 
 /// The block device of the machine that a volume is served on.

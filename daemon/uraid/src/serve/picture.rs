@@ -13,8 +13,8 @@ use uraid_shard::{
 use super::engines::{self, EngineFacts};
 use crate::control::latency::OperationStatus;
 use crate::control::protocol::{
-    ArrayState, Counters, MemberState, MemberStatus, MemoryStatus, StateFacts, Status, SyncKind, SyncStatus,
-    mkfs_hint,
+    ArrayState, BitmapStatus, Counters, MemberState, MemberStatus, MemoryStatus, StateFacts, Status,
+    SyncKind, SyncStatus, mkfs_hint,
 };
 use crate::events::Subject;
 
@@ -62,6 +62,11 @@ pub(super) fn status(facts: &Facts, shard: &ShardStatus) -> Status {
         raid_disks: geometry.members().into(),
         members: members(shard),
         sync,
+        bitmap: shard.array.bitmap.map(|bitmap| BitmapStatus {
+            dirty_regions: bitmap.set_regions,
+            regions: bitmap.regions,
+            region_bytes: bitmap.region_bytes,
+        }),
         counters: counters(shard),
         operations: client_operations(&shard.client_ops),
         latency_bounds_us: bounds_us(),

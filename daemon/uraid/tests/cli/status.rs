@@ -50,6 +50,7 @@ pub(crate) fn example_status() -> Status {
             member(Some("/m/b"), None, MemberState::Failed),
         ],
         sync: Some(SyncStatus::new(SyncKind::Rebuild, 1 << 28, 1 << 29, 1 << 26)),
+        bitmap: None,
         counters: Counters::default(),
         device: Some(DeviceStatus {
             path: "/dev/nbd0".into(),
