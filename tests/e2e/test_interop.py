@@ -1,68 +1,32 @@
 """The Linux kernel and mdadm as judges: they read our arrays, we read theirs."""
 
 import itertools
-import json
-import re
 
-from harness import goldens, mdlayout, stamps, uml
+from harness import goldens, mdadm, stamps, uml
 from harness.array import SHAPES, Array, parity_members
-from harness.case import URAID, need
+from harness.case import need
 
 from test_clients import export_sha
 
 LAYOUTS = [(5, 4, "left-symmetric"), (5, 4, "right-asymmetric"), (6, 5, "left-asymmetric"), (6, 5, "right-symmetric")]
 
 
-def examine_ours(t, member):
-    """The superblock of one member as `uraid examine --json` shows it (docs/json.md)."""
-    return json.loads(t.run(URAID, "examine", "--json", member).stdout)["members"][0]["superblock"]
-
-
-def examine_theirs(t, member):
-    """`mdadm --examine` of one member, as a dict of its `Name : value` lines."""
-    text = t.run("mdadm", "--examine", member).stdout
-    return {k.strip(): v.strip() for k, v in re.findall(r"^\s*([^:\n]+?)\s*:\s(.*)$", text, re.M)}
-
-
-def agree(t, member, clean):
-    """Compares what both say about one member."""
-    ours, theirs = examine_ours(t, member), examine_theirs(t, member)
-    role = theirs["Device Role"].rsplit(" ", 1)[-1]
-    pairs = {
-        "level": (f"raid{ours['level']}", theirs["Raid Level"]),
-        "layout": (ours["layout"], theirs.get("Layout", ours["layout"])),
-        "chunk": (f"{ours['chunk_bytes'] >> 10}K", theirs["Chunk Size"].split()[0]),
-        "members": (str(ours["raid_disks"]), theirs["Raid Devices"]),
-        "events": (str(ours["events"]), theirs["Events"]),
-        "role": (str(ours["role"]), role),
-        "uuid": (ours["array_uuid"].replace("-", "").replace(":", ""), theirs["Array UUID"].replace(":", "")),
-        "array size": (f"{ours['array_bytes'] >> 10}", theirs["Array Size"].split()[0]),
-        "state": (ours["state"], theirs["State"].split()[0]),
-    }
-    for what, (mine, mdadms) in pairs.items():
-        t.check(mine == mdadms, f"{member.name}: {what} is {mine} for uraid, {mdadms} for mdadm")
-    t.check("correct" in theirs["Checksum"], f"mdadm finds the checksum wrong: {theirs['Checksum']}")
-    t.check((ours["state"] == "clean") == clean, f"uraid examine says {ours['state']}, expected clean={clean}")
-
-
 def test_mdadm_examine_agrees(t, level, n):
     need("mdadm")
     array = Array(t, level, n)
-    for member in array.members:
-        agree(t, member, clean=True)
+    mdadm.agree(t, array.members, clean=True)
     array.serve()
     running = stamps.Load(array.uri, 8 << 11, 1)
     array.kill()
     running.join()
-    for member in array.members:
-        agree(t, member, clean=examine_ours(t, member)["state"] == "clean")
+    mdadm.agree(t, array.members, clean=None)
     array.serve()
     array.wait_rebuilt()
     array.fail(0)
     array.stop()
-    for member in array.members[1:]:
-        agree(t, member, clean=True)
-        t.check(examine_theirs(t, member)["Array State"].startswith("."), "mdadm does not see role 0 as missing")
+    mdadm.agree(t, array.members[1:], clean=True)
+    for theirs in mdadm.examine_theirs(t, *array.members[1:]):
+        t.check(theirs["Array State"].startswith("."), "mdadm does not see role 0 as missing")
 
 
 def test_the_kernel_takes_our_array(t, level, n, layout):
@@ -93,8 +57,7 @@ def test_the_kernel_takes_a_fresh_array(t, level, n):
     """Straight from `uraid create`, never served: the kernel finds nothing to complain about."""
     need("linux.uml", "mdadm")
     array = Array(t, level, n, size="16M")
-    for member in array.members:
-        agree(t, member, clean=True)
+    mdadm.agree(t, array.members, clean=True)
     said = uml.facts(uml.run(t, uml.ASSEMBLE_AND_CHECK.format(devices=" ".join(uml.device_names(n))), array.members))
     t.check(said["mismatch_cnt"] == "0" and said["degraded"] == "0" and said["state"] in ("clean", "active"), f"the kernel says {said}")
 

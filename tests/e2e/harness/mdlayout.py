@@ -63,6 +63,64 @@ def checksum(raw, max_dev):
     return ((total & 0xFFFFFFFF) + (total >> 32)) & 0xFFFFFFFF
 
 
+@dataclass
+class Bitmap:
+    """The write-intent bitmap of one member: `chunk` bytes of the member's data a bit, `dirty` the bits that are set."""
+
+    uuid: bytes
+    events: int
+    events_cleared: int
+    sync_size: int
+    state: int
+    chunk: int
+    dirty: set
+
+
+def read_bitmap(path):
+    """The internal bitmap of a member; None when its superblock says that there is none."""
+    with open(path, "rb") as f:
+        f.seek(4096)
+        raw = f.read(4096)
+        if not struct.unpack_from("<I", raw, 8)[0] & 1:
+            return None
+        start = 4096 + struct.unpack_from("<i", raw, 96)[0] * 512
+        f.seek(start)
+        head = f.read(256)
+        magic, version = struct.unpack_from("<II", head)
+        if magic != 0x6D746962 or version != 4:
+            raise ValueError(f"{path}: no bitmap of version 4 where the superblock says that one is")
+        events, cleared, size = struct.unpack_from("<QQQ", head, 24)
+        state, chunk = struct.unpack_from("<II", head, 48)
+        count = -(-size * 512 // chunk)
+        bits = f.read(-(-count // 8))
+    dirty = {i for i in range(count) if bits[i // 8] >> (i % 8) & 1}
+    return Bitmap(uuid=head[8:24], events=events, events_cleared=cleared, sync_size=size, state=state, chunk=chunk, dirty=dirty)
+
+
+def resync_covers(paths):
+    """Whether a resync after a crash would pass every stripe whose parity does not match: the newest superblock says
+    that one is due and, with a bitmap, each member's copy has the bit of each such stripe set, or is out of date, which
+    has everything resynced. Returns (stripes that do not match, complaints, members whose bitmap is out of date)."""
+    report, complaints, outdated = check_parity(paths), [], []
+    supers = [read_superblock(p) for p in paths]
+    newest = max(s.events for s in supers)
+    if report.bad and any(s.resync_offset == CLEAN for s in supers if s.events == newest):
+        complaints.append(f"the newest superblock says clean: {report}")
+    for path, sb in zip(paths, supers):
+        bitmap = read_bitmap(path)
+        if bitmap is None:
+            continue
+        if bitmap.uuid != sb.uuid:
+            complaints.append(f"{path}: the bitmap of another array")
+        if bitmap.events < newest or bitmap.state:
+            outdated.append(f"{path}: bitmap events {bitmap.events}, the newest superblock {newest}, state {bitmap.state:#x}")
+            continue
+        missed = [s for s in report.bad if s * PAGE // bitmap.chunk not in bitmap.dirty]
+        if missed:
+            complaints.append(f"{path}: stripes {missed[:5]} ({len(missed)} in all) do not match and have no bit")
+    return len(report.bad), complaints, outdated
+
+
 def row_of(level, layout, n, row):
     """Where one chunk row lies: (role of P, role of Q or None, roles of the data in array order)."""
     if level == 4:

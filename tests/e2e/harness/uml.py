@@ -23,7 +23,7 @@ mount -t tmpfs tmpfs /run
 mount -t devtmpfs dev /dev 2>/dev/null
 mkdir -p /run/out /run/mdadm
 mount -t hostfs none /run/out -o {out}
-modprobe -d {out} raid456
+modprobe -d {out} -a {modules}
 (sh -e {out}/script) > /run/out/output 2>&1
 echo $? > /run/out/code
 sync
@@ -48,22 +48,42 @@ mdadm --stop /dev/md0
 
 def run(t, script, disks, seconds=90):
     """Boots a guest with `disks`, runs `script` in it, returns its output; fails if the script does."""
-    need("linux.uml", "mdadm", "taskset")
-    out = guest_visible_dir(t)
-    (out / "lib").mkdir(parents=True, exist_ok=True)
-    if not (out / "lib" / "modules").exists():
-        (out / "lib" / "modules").symlink_to(MODULES)
-    (out / "init").write_text(INIT.format(out=out))
-    (out / "init").chmod(0o755)
-    (out / "script").write_text(script)
-    for stale in ("output", "code"):
-        (out / stale).unlink(missing_ok=True)
-    boot(t, out, disks, seconds)
-    output = read(out / "output")
-    t.say("guest said:\n" + output)
-    if read(out / "code").strip() != "0":
-        raise Failed(f"the script in the guest failed: {output.strip()[-400:] or 'no output; see uml-console.log'}")
-    return output
+    return Guest(t, script, disks).wait(seconds)
+
+
+class Guest:
+    """One boot, from the start of the kernel's process to its power-off or its end by kill -9."""
+
+    def __init__(self, t, script, disks=(), mem="512M", modules="raid456"):
+        need("linux.uml", "mdadm", "taskset")
+        self.t, self.out = t, guest_visible_dir(t)
+        (self.out / "lib").mkdir(parents=True)
+        (self.out / "lib" / "modules").symlink_to(MODULES)
+        (self.out / "init").write_text(INIT.format(out=self.out, modules=modules))
+        (self.out / "init").chmod(0o755)
+        (self.out / "script").write_text(script)
+        self.process = start(t, self.out, disks, mem)
+        t.defer(self.kill)
+
+    def wait(self, seconds):
+        """Waits for the power-off; returns what the script printed, and fails if it failed."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired as late:
+            raise Failed(f"the guest kernel did not power off within {seconds} s; see uml-console.log") from late
+        finally:
+            self.kill()
+        output = read(self.out / "output")
+        self.t.say("guest said:\n" + output)
+        if read(self.out / "code").strip() != "0":
+            raise Failed(f"the script in the guest failed: {output.strip()[-400:] or 'no output; see uml-console.log'}")
+        return output
+
+    def kill(self):
+        """kill -9 of the kernel, if it still runs: a crash of the machine. What the guest had not written out is lost."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, 9)
+            self.process.wait()
 
 
 def on_one_core(argv):
@@ -80,23 +100,15 @@ def guest_visible_dir(t):
     return out
 
 
-def boot(t, out, disks, seconds):
-    """One boot to power-off."""
-    argv = ["linux.uml", "mem=512M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={out}/init",
+def start(t, out, disks, mem):
+    """Starts the process of a kernel."""
+    argv = ["linux.uml", f"mem={mem}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={out}/init",
             "con=null", "con0=null,fd:1", "con1=null", f"uml_dir={out}", "quiet"]
     argv += [f"ubd{i}dt={disk}" for i, disk in enumerate(disks)]
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(t.dir)
     with open(t.dir / "uml-console.log", "ab") as console:
-        guest = subprocess.Popen(on_one_core(argv), stdin=subprocess.DEVNULL, stdout=console, stderr=console,
-                                 env={**os.environ, "TMPDIR": place}, start_new_session=True)
-    try:
-        guest.wait(seconds)
-    except subprocess.TimeoutExpired as late:
-        raise Failed(f"the guest kernel did not power off within {seconds} s; see uml-console.log") from late
-    finally:
-        if guest.poll() is None:
-            os.killpg(guest.pid, 9)
-            guest.wait()
+        return subprocess.Popen(on_one_core(argv), stdin=subprocess.DEVNULL, stdout=console, stderr=console,
+                                env={**os.environ, "TMPDIR": place}, start_new_session=True)
 
 
 def read(path):
