@@ -64,6 +64,7 @@ run_tests() {
     suite "Examples in the documentation (Rust)" "$logs/doc" doc_tests
     suite "Real clients, a real kernel, crashes and bad input (takes some minutes)" "$logs/e2e" \
         as_root "$(python)" -B tests/e2e/run.py
+    suite "Arrays that go to and fro between the kernel's md and uraid (a sample)" "$logs/interop" interop --sample
     suite "An administrator's day on a Debian with systemd (takes some minutes)" "$logs/machine" e2e_machine
     rm -rf "$logs"
     finish
@@ -92,7 +93,7 @@ count() {
 }
 
 summaries() {
-    grep -E '^ *Summary \[|^test result:|^end to end:|^machine:' "$1" | grep -oE "[0-9]+ $2" | awk '{ n += $1 } END { print n + 0 }'
+    grep -E '^ *Summary \[|^test result:|^end to end:|^interop:|^machine:' "$1" | grep -oE "[0-9]+ $2" | awk '{ n += $1 } END { print n + 0 }'
 }
 
 # The last line, for people and for CI.
