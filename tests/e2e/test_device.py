@@ -10,7 +10,7 @@ from harness.case import REPO, URAID, need
 
 GUEST = REPO / "tests" / "e2e" / "harness" / "guest.py"
 # How often the daemon is restarted or killed; more for a longer look.
-TIMES = int(os.environ.get("URAID_TEST_RESTARTS", "6"))
+TIMES = int(os.environ.get("URAID_TEST_RESTARTS", "3"))
 
 
 def guest(t, scenario, members=4, seconds=280):
