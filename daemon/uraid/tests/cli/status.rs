@@ -10,8 +10,9 @@ use uraid::control::engines::{
 };
 use uraid::control::latency::OperationStatus;
 use uraid::control::protocol::{
-    Answer, ArrayState, ControlError, Counters, DeviceStatus, ErrorCode, MemberState, MemberStatus,
-    MemoryStatus, RecentStatus, Request, Status, SyncKind, SyncStatus, mkfs_hint, mkfs_xfs_hint,
+    Answer, ArrayState, BitmapStatus, ControlError, Counters, DeviceStatus, ErrorCode, MemberState,
+    MemberStatus, MemoryStatus, RecentStatus, Request, Status, SyncKind, SyncStatus, mkfs_hint,
+    mkfs_xfs_hint,
 };
 use uraid::control::server::{ControlHandler, serve};
 use uraid::control::socket::listen;
@@ -50,7 +51,7 @@ pub(crate) fn example_status() -> Status {
             member(Some("/m/b"), None, MemberState::Failed),
         ],
         sync: Some(SyncStatus::new(SyncKind::Rebuild, 1 << 28, 1 << 29, 1 << 26)),
-        bitmap: None,
+        bitmap: Some(BitmapStatus { dirty_regions: 1, regions: 16, region_bytes: 64 << 20 }),
         counters: Counters::default(),
         device: Some(DeviceStatus {
             path: "/dev/nbd0".into(),
