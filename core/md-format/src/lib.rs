@@ -81,7 +81,7 @@ pub use create::{
     CreateError, CreateParams, IntentBitmap, SpareError, UnusedRoom, free_dev_number, plan_create,
     spare_superblock, unused_room,
 };
-pub use describe::Description;
+pub use describe::{Description, Reshape};
 pub use error::{Fault, SuperblockError};
 pub use features::Features;
 pub use level::{Layout, Level};

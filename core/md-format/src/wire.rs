@@ -56,6 +56,13 @@ pub(crate) const RAID_DISKS: Field<4> = Field::at(92);
 pub(crate) const BITMAP_OFFSET: Field<4> = Field::at(96);
 pub(crate) const PPL_OFFSET: Field<2> = Field::at(96);
 pub(crate) const PPL_SIZE: Field<2> = Field::at(98);
+pub(crate) const NEW_LEVEL: Field<4> = Field::at(100);
+/// Array sectors that a reshape has passed, or has still to reach where it runs from the end.
+pub(crate) const RESHAPE_POSITION: Field<8> = Field::at(104);
+/// Signed: what a reshape adds to the number of roles.
+pub(crate) const DELTA_DISKS: Field<4> = Field::at(112);
+pub(crate) const NEW_LAYOUT: Field<4> = Field::at(116);
+pub(crate) const NEW_CHUNK: Field<4> = Field::at(120);
 /// Signed sectors that a reshape adds to the data offset.
 pub(crate) const NEW_OFFSET: Field<4> = Field::at(124);
 pub(crate) const DATA_OFFSET: Field<8> = Field::at(128);

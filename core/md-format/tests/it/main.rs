@@ -15,6 +15,8 @@ mod corruption;
 #[cfg(test)]
 mod create;
 #[cfg(test)]
+mod document;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod mdadm;

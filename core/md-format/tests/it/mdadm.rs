@@ -8,12 +8,13 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The lines `Field : value` of `mdadm --examine` for a member on which `superblock` was written.
-fn examine(name: &str, superblock: &Superblock) -> BTreeMap<String, String> {
+/// The lines `Field : value` of `mdadm --examine` for a member on which `superblock` was written, and what else.
+fn examine(name: &str, superblock: &Superblock, beside: &[(u64, Vec<u8>)]) -> BTreeMap<String, String> {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.img"));
     let file = File::create(&path).expect("a temporary file");
-    file.set_len(DEVICE * SECTOR).expect("a sparse file");
+    file.set_len((superblock.data_offset() + superblock.data_size()) * SECTOR).expect("a sparse file");
     file.write_all_at(&superblock.encode(), superblock.super_offset() * SECTOR).expect("written");
+    beside.iter().for_each(|(at, bytes)| file.write_all_at(bytes, *at).expect("written"));
     let run = |program: &str| Command::new(program).arg("--examine").arg(&path).env("LC_ALL", "C").output();
     let output = run("mdadm").or_else(|_| run("/usr/sbin/mdadm"));
     let output = output.unwrap_or_else(|error| {
@@ -28,8 +29,20 @@ fn examine(name: &str, superblock: &Superblock) -> BTreeMap<String, String> {
 }
 
 fn check(name: &str, superblock: &Superblock) {
-    let said = examine(name, superblock);
-    let ours = superblock.describe();
+    check_beside(name, superblock, None);
+}
+
+/// The same of a member with a bitmap.
+fn check_beside(name: &str, superblock: &Superblock, bitmap: Option<&Bitmap>) {
+    let pages = |bitmap: &Bitmap| {
+        let area = superblock.areas()[0].sector * SECTOR;
+        (0..bitmap.pages())
+            .map(|page| bitmap.page(page))
+            .map(move |(at, page)| (area + at, page.to_vec()))
+            .collect()
+    };
+    let said = examine(name, superblock, &bitmap.map_or(Vec::new(), pages));
+    let ours = superblock.describe_with(bitmap);
     let field = |key: &str| said.get(key).map_or("", String::as_str);
     let first = |key: &str| field(key).split(' ').next().unwrap_or("").to_owned();
     assert_eq!(field("Magic"), "a92b4efc", "{name}: {said:?}");
@@ -61,7 +74,13 @@ fn check(name: &str, superblock: &Superblock) {
         _ => "spare".to_owned(),
     };
     assert_eq!(field("Device Role"), role, "{name}");
-    assert!(field("Bad Block Log").starts_with("512 entries available at offset 16"), "{name}");
+    let log = ours.bad_block_log.map_or(0, |log| log.offset);
+    assert!(field("Bad Block Log").starts_with(&format!("512 entries available at offset {log} ")), "{name}");
+    let (before, after) = ours.unused.expect("no reshape");
+    assert_eq!(field("Unused Space"), format!("before={before} sectors, after={after} sectors"), "{name}");
+    if let Some(offset) = ours.bitmap_offset {
+        assert_eq!(field("Internal Bitmap"), format!("{offset} sectors from superblock"), "{name}");
+    }
     if let Some(sectors) = ours.recovery_offset {
         assert_eq!(field("Recovery Offset"), format!("{sectors} sectors"), "{name}");
     }
@@ -114,4 +133,61 @@ fn mdadm_agrees_about_members_that_were_updated() {
     check("updated-clean", &member);
     let spare = spare_superblock(&member, DEVICE, Uuid([0x5a; 16]), 7, 1_795_000_001).expect("large enough");
     check("spare", &spare);
+}
+
+#[test]
+fn mdadm_agrees_about_bitmaps_of_any_length() {
+    for chunk_bytes in [None, Some(128 << 10), Some(4 << 10)] {
+        // 40 GB of sparse file: small regions make a bitmap of many pages.
+        for sectors in [DEVICE, 80_000_000] {
+            let uuids: Vec<Uuid> = (1..=3).map(|n| Uuid([n * 3; 16])).collect();
+            let params = CreateParams {
+                level: Level::Raid5,
+                layout: Layout::default_for(Level::Raid5),
+                chunk_sectors: 1024,
+                name: "v",
+                members: &[sectors; 3],
+                size_sectors: None,
+                set_uuid: Uuid(*b"0123456789abcdef"),
+                device_uuids: &uuids,
+                now: 1_795_000_000,
+                clean: true,
+                bitmap: IntentBitmap::Internal { chunk_bytes },
+                ppl: false,
+            };
+            let Ok(made) = plan_create(&params) else {
+                assert_eq!((sectors, chunk_bytes), (80_000_000, Some(4 << 10)), "it is refused");
+                continue;
+            };
+            let bitmap = Bitmap::create(&made[0], chunk_bytes).expect("there is room");
+            check_beside(&format!("bitmap-{sectors}-{chunk_bytes:?}"), &made[0], Some(&bitmap));
+        }
+    }
+}
+
+#[test]
+fn mdadm_agrees_about_role_tables_of_any_length() {
+    for (level, members) in
+        [(Level::Raid6, 255), (Level::Raid5, 128), (Level::Raid5, 129), (Level::Raid5, 384)]
+    {
+        let uuids: Vec<Uuid> = (1..=members).map(|n: u128| Uuid(n.to_be_bytes())).collect();
+        let params = CreateParams {
+            level,
+            layout: Layout::default_for(level),
+            chunk_sectors: 128,
+            name: "v",
+            members: &vec![DEVICE; members as usize],
+            size_sectors: None,
+            set_uuid: Uuid(*b"0123456789abcdef"),
+            device_uuids: &uuids,
+            now: 1_795_000_000,
+            clean: true,
+            bitmap: IntentBitmap::None,
+            ppl: false,
+        };
+        let made = plan_create(&params).expect("possible");
+        for member in [0, members as usize - 1] {
+            check(&format!("table-{members}-{member}"), &made[member]);
+        }
+    }
 }

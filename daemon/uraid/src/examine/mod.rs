@@ -1,14 +1,20 @@
 //! `uraid examine`: what the superblocks of members say, in the shape that mdadm made familiar, or as
-//! JSON. Each member stands for itself; whether they fit together is for assembly to say.
+//! JSON; what lies beside them; and whether the arrays that they make can be started.
 
+mod beside;
 mod json;
 mod text;
+mod verdict;
 
-pub use json::{ExamineDocument, MemberReport, SuperblockReport};
+pub use json::{
+    BadBlocksReport, BadRange, BitmapReport, ExamineDocument, MemberReport, PplReport, ReshapeReport,
+    SuperblockReport,
+};
+pub use verdict::ArrayVerdict;
 
 use std::path::Path;
 
-use md_format::{Fault, Superblock, SuperblockError};
+use md_format::{Fault, Found, SuperblockError};
 
 use crate::cli::ExamineArgs;
 use crate::device::Device;
@@ -20,26 +26,33 @@ struct Examined<'a> {
     path: &'a Path,
     /// Its size, if it could be opened.
     device_bytes: Option<u64>,
-    superblock: Result<Superblock, SuperblockError>,
+    found: Found,
 }
 
-/// Prints what each member says.
+/// Prints what each member says, and then the verdict over each array.
 ///
 /// # Errors
 /// At least one member has no usable superblock; the others were printed all the same.
 pub fn run(args: &ExamineArgs) -> Result<(), Failure> {
     let examined: Vec<Examined<'_>> = args.members.iter().map(|path| examine(path)).collect();
+    let found: Vec<Found> = examined.iter().map(|one| one.found.clone()).collect();
+    let verdicts = verdict::verdicts(&found);
     if args.json {
-        out::print(&(json::document(&examined)? + "\n"))?;
+        out::print(&(json::document(&examined, verdicts)? + "\n"))?;
     } else {
         for member in &examined {
-            match &member.superblock {
-                Ok(superblock) => out::print(&text::member(member.path, superblock))?,
+            match &member.found.superblock {
+                Ok(superblock) => {
+                    out::print(&text::member(member.path, superblock, &member.found.areas))?;
+                }
                 Err(error) => eprintln!("uraid: {}: {error}", member.path.display()),
             }
         }
+        for verdict in &verdicts {
+            out::print(&format!("\n{}", verdict::text(verdict)))?;
+        }
     }
-    match examined.iter().filter(|member| member.superblock.is_err()).count() {
+    match examined.iter().filter(|member| member.found.superblock.is_err()).count() {
         0 => Ok(()),
         bad => {
             Err(Failure::operating(format!("{bad} of {} members have no usable superblock", examined.len())))
@@ -49,12 +62,8 @@ pub fn run(args: &ExamineArgs) -> Result<(), Failure> {
 
 fn examine(path: &Path) -> Examined<'_> {
     match Device::open_to_read(path) {
-        Ok(device) => {
-            Examined { path, device_bytes: Some(device.bytes()), superblock: scan::superblock(&device) }
-        }
-        Err(error) => {
-            Examined { path, device_bytes: None, superblock: scan::not_found(path, &error).superblock }
-        }
+        Ok(device) => Examined { path, device_bytes: Some(device.bytes()), found: scan::found(&device) },
+        Err(error) => Examined { path, device_bytes: None, found: scan::not_found(path, &error) },
     }
 }
 

@@ -131,7 +131,12 @@ fn the_dashboard_shows_metrics_that_there_are() {
 fn examine_is_documented() {
     let bench = Bench::new();
     bench.uraid(&["create", "--level", "5", "--name", "v", "--size", "32M", "a", "b", "c"]).ok();
-    let run = bench.uraid(&["examine", "--json", "a", "none"]);
+    // Between them these have everything that may be there.
+    let beside = ["r5_n4to5_ls_c64k_midreshape", "r5_n4_ls_c64k_dirty_bitmap", "r5_n4_ls_c64k_dirty_ppl"];
+    let mut members: Vec<String> = beside.iter().map(|array| bench.golden(array, 0)).collect();
+    members.push(bench.golden("r5_n4_ls_c64k_badblocks", 1));
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    let run = bench.uraid(&[&["examine", "--json", "a", "none"], &members[..]].concat());
     let json: Value = serde_json::from_str(&run.stdout).unwrap();
     let mut printed = BTreeSet::new();
     fields("", &json, &mut printed);

@@ -2,6 +2,7 @@
 
 use crate::support::{Bench, mdadm_field};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
@@ -142,4 +143,134 @@ fn a_look_changes_nothing() {
     let before = bench.snapshot();
     bench.uraid(&["examine", "a", "b", "c"]).ok();
     assert_eq!(bench.snapshot(), before, "examine must not write");
+}
+
+/// Arrays of `tests/golden` that between them have everything that a superblock can say, and members of each.
+const KERNEL_MADE: [(&str, &[u8]); 17] = [
+    ("r4_n4_c4k", &[0]),
+    ("r5_n3_ls_c64k_default", &[2]),
+    ("r5_n3_ls_c64k_meta10", &[0, 1, 2]),
+    ("r5_n3_ls_c64k_meta11_bitmap", &[0, 2]),
+    ("r5_n4_ls_c512k_bitmap", &[3]),
+    ("r5_n4_ls_c64k_badblocks", &[0, 1, 2, 3]),
+    ("r5_n4_ls_c64k_degraded1_bitmap", &[0, 1]),
+    ("r5_n4_ls_c64k_dirty_nobitmap", &[0]),
+    ("r5_n4_ls_c64k_crash_ppl", &[0, 3]),
+    ("r5_n4_ls_c64k_journal_wt_clean", &[0, 4]),
+    ("r5_n4_ls_c64k_midrebuild", &[0, 4]),
+    ("r5_n4_ls_c64k_midreplace", &[1, 4]),
+    ("r5_n4to5_ls_c64k_midreshape", &[0, 4]),
+    ("r6_n4_ls_c64k_spare", &[4]),
+    ("r6_n5_ls_c64k_midresync", &[0]),
+    ("r6_n5_parity_first_6_c4k", &[1]),
+    ("r6_n6_ls_c32k_degraded2_bitmap", &[0, 1, 4]),
+];
+
+#[test]
+fn it_says_all_that_mdadm_says_of_what_the_kernel_made() {
+    let bench = Bench::new();
+    for (array, members) in KERNEL_MADE {
+        for member in members {
+            let name = bench.golden(array, *member);
+            let mdadm = lines(&bench.mdadm_examine(&name));
+            let ours = lines(&bench.uraid(&["examine", &name]).ok());
+            for (heading, theirs) in &mdadm {
+                let our =
+                    ours.get(heading).unwrap_or_else(|| panic!("{name}: no {heading:?}, mdadm: {theirs}"));
+                assert_eq!(comparable(heading, our), comparable(heading, theirs), "{name}: {heading}");
+            }
+        }
+    }
+}
+
+/// The lines `Heading : value`; of several with the same heading the first.
+fn lines(text: &str) -> BTreeMap<String, String> {
+    let mut lines = BTreeMap::new();
+    for (heading, value) in text.lines().filter_map(|line| line.split_once(" : ")) {
+        lines.entry(heading.trim().to_owned()).or_insert_with(|| value.trim().to_owned());
+    }
+    lines
+}
+
+/// A value without what is only another way to write it: sizes for people, the month's name.
+fn comparable(heading: &str, value: &str) -> String {
+    let words: Vec<&str> = value.split_whitespace().collect();
+    let first = |count: usize| words[..count.min(words.len())].join(" ");
+    match heading {
+        "Name" | "Feature Map" | "Reshape pos'n" => first(1),
+        "Avail Dev Size" | "Used Dev Size" | "Array Size" => first(2),
+        // Theirs: `Sun Nov 22 16:51:49 2026`, ours: `2026-11-22 16:51:49 UTC`.
+        "Creation Time" | "Update Time" if words.len() == 5 => {
+            let months = "JanFebMarAprMayJunJulAugSepOctNovDec";
+            let month = months.find(words[1]).expect("a month") / 3 + 1;
+            format!("{}-{month:02}-{:0>2} {} UTC", words[4], words[2], words[3])
+        }
+        _ => value.to_owned(),
+    }
+}
+
+#[test]
+fn what_lies_beside_the_superblock_is_shown() {
+    let bench = Bench::new();
+    let show = |array: &str, member: u8| bench.uraid(&["examine", &bench.golden(array, member)]).ok();
+    let bad = show("r5_n4_ls_c64k_badblocks", 1);
+    assert!(bad.contains("Bad Block : 2048 for 8 sectors\n"), "{bad}");
+    assert!(bad.contains("Bad Block : 2200 for 64 sectors\n"), "{bad}");
+    let bitmap = show("r5_n4_ls_c64k_dirty_bitmap", 0);
+    assert_eq!(mdadm_field(&bitmap, "Bitmap"), "32 bits of 64K, 3 dirty (9.4%)");
+    assert!(mdadm_field(&bitmap, "Bitmap Events").starts_with("19 (cleared at "), "{bitmap}");
+    let log = show("r5_n4_ls_c64k_crash_ppl", 0);
+    assert!(mdadm_field(&log, "PPL Log").contains("entries"), "{log}");
+    let document = json(
+        &bench
+            .uraid(&["examine", "--json", "r5_n4_ls_c64k_badblocks-1", "r5_n4_ls_c64k_dirty_bitmap-0"])
+            .ok(),
+    );
+    let range = &document["members"][0]["superblock"]["bad_block_log"]["ranges"][1];
+    assert_eq!((range["offset_bytes"].as_u64(), range["bytes"].as_u64()), (Some(2200 * 512), Some(64 * 512)));
+    let bitmap = &document["members"][1]["superblock"]["bitmap"];
+    assert_eq!((bitmap["regions"].as_u64(), bitmap["dirty_regions"].as_u64()), (Some(32), Some(3)));
+}
+
+#[test]
+fn one_sentence_says_whether_the_array_can_be_started() {
+    let bench = Bench::new();
+    let verdict = |array: &str, members: &[u8]| {
+        let names: Vec<String> = members.iter().map(|member| bench.golden(array, *member)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let run = bench.uraid(&[&["examine", "--json"], &names[..]].concat());
+        let document = json(&run.stdout);
+        let arrays = document["arrays"].as_array().unwrap();
+        assert_eq!(arrays.len(), 1, "{array}");
+        let text = bench.uraid(&[&["examine"], &names[..]].concat()).stdout;
+        assert!(text.contains(arrays[0]["verdict"].as_str().unwrap()), "{text}");
+        assert!(text.contains(&format!("Next: {}", arrays[0]["next"].as_str().unwrap())), "{text}");
+        let whole = format!("{} | {} | {}", arrays[0]["verdict"], arrays[0]["problems"], arrays[0]["next"]);
+        (arrays[0]["startable"].as_bool().unwrap(), whole)
+    };
+    for (array, members, startable, words) in [
+        (
+            "r4_n4_c4k",
+            &[0, 1, 2, 3][..],
+            true,
+            &["every role has its member", "uraid serve r4_n4_c4k-0 r4"][..],
+        ),
+        ("r4_n4_c4k", &[0, 1, 3], true, &["can be started, degraded", "no member for role 2"]),
+        ("r4_n4_c4k", &[0], false, &["3 of its 4 roles have no member", "find the others"]),
+        ("r5_n4_ls_c64k_dirty_nobitmap", &[0, 1, 2, 3], true, &["parity will be resynced"]),
+        ("r5_n4_ls_c64k_dirty_nobitmap", &[0, 1, 2], false, &["not stopped cleanly", "serve --force"]),
+        ("r6_n5_ls_c64k_degraded1", &[0, 1, 2, 3, 4], true, &["degraded", "is stale"]),
+        (
+            "r5_n4_ls_c64k_midreplace",
+            &[0, 1, 2, 3, 4],
+            true,
+            &["every role has its member", "a replacement for role 1"],
+        ),
+        ("r5_n4_ls_c64k_journal_wt_clean", &[0, 1, 2, 3, 4], false, &["journal", "--remove JOURNAL"]),
+        ("r5_n4to5_ls_c64k_midreshape", &[0, 1, 2, 3, 4], false, &["reshape", "mdadm --wait"]),
+    ] {
+        let (can, text) = verdict(array, members);
+        assert_eq!(can, startable, "{array} {members:?}: {text}");
+        assert!(words.iter().all(|word| text.contains(word)), "{array} {members:?}: {text}");
+    }
 }

@@ -132,8 +132,18 @@ impl Bench {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// What mdadm says of a member; times are in UTC.
     pub(crate) fn mdadm_examine(&self, name: &str) -> String {
-        self.tool("mdadm", &["--examine", name])
+        self.tool("env", &["TZ=UTC", "mdadm", "--examine", name])
+    }
+
+    /// Unpacks a member of an array of `tests/golden` and returns its name here.
+    pub(crate) fn golden(&self, array: &str, member: u8) -> String {
+        let packed = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(array);
+        let packed = packed.join(format!("d{member}.zst")).display().to_string();
+        let name = format!("{array}-{member}");
+        self.tool("zstd", &["-q", "-d", "-f", "--long=27", &packed, "-o", &name]);
+        name
     }
 
     /// What a superblock of another version looks like to wipefs and to us: the fields that are
