@@ -105,6 +105,16 @@ fn a_bit_is_on_all_members_before_its_region_is_written_and_goes_when_it_is_idle
 }
 
 #[test]
+fn an_array_that_nobody_wrote_stops_without_waiting() {
+    let mut world = World::new(shape(), 3);
+    world.tell(Event::Stop);
+    while world.answer_one() {}
+    assert_eq!(world.stopped, Some(true));
+    let now = &world.disks[0];
+    assert_eq!(superblock(now).events(), bitmap(now).events());
+}
+
+#[test]
 fn the_bitmap_never_says_fewer_events_than_the_superblock() {
     let mut world = World::new(shape(), 2);
     let mut rng = Rng(77);

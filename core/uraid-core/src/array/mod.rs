@@ -343,6 +343,8 @@ impl Array {
             self.meta.final_mark();
             self.want_update(true);
             self.start_update();
+            // An update that flushes nothing waits for the bitmap alone, and nobody else would write that now.
+            self.pump_intent();
             return;
         }
         self.stopped = true;
