@@ -33,7 +33,8 @@ class Boot:
         (self.place / "job.json").write_text(json.dumps(job))
         script = SCRIPT.format(work=WORK, dir=t.dir, agent=AGENT, boot=self.place.name)
         self.guest = Guest(t, script, mem="1G", modules="raid456 loop")
-        self.seconds = 60 + 6 * len(turns)
+        # A turn takes a second at most; on a machine that is busy with other things, ten times as long.
+        self.seconds = 180 + 15 * len(turns)
 
     def results(self):
         """Runs to the power-off; the results by name."""

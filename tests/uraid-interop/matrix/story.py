@@ -312,4 +312,4 @@ class Story:
         if result["detail"] is not None:
             mdadm.detail_agrees(self.t, result["detail"], ours[0])
         if result["bitmap"] is not None:
-            mdadm.bitmap_agrees(self.t, result["bitmap"], self.bitmap[0], self.bitmap[1].get("bitmap"))
+            mdadm.bitmap_agrees(self.t, result["bitmap"], self.bitmap[0], self.bitmap[1]["bitmap"])
