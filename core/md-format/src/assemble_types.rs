@@ -384,9 +384,7 @@ pub enum AssembleError {
         features: Unsupported,
     },
     /// The write-intent bitmap cannot be used on any member.
-    #[error(
-        "{label}: the write-intent bitmap {why}. Use Linux md for this array, or let it remove the bitmap: mdadm --assemble --update=no-bitmap"
-    )]
+    #[error("{label}: the write-intent bitmap {why}. {}", .why.advice())]
     Bitmap {
         /// The device that has it.
         label: String,

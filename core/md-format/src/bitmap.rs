@@ -79,6 +79,31 @@ pub enum BitmapError {
     DaemonSleep(u32),
 }
 
+impl BitmapError {
+    /// What to do about it, in a sentence.
+    ///
+    /// A lockless bitmap alone knows where parity was never made, so it is not to be taken away. The others were
+    /// tried with mdadm 4.2 and Linux 6.1.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            BitmapError::Unreadable(_) => "Name the other members, too, or use Linux md for this array",
+            BitmapError::Version(5) => "Only the nodes of its cluster may use this array",
+            BitmapError::Version(6) => {
+                "Use it with Linux 6.18 or later, and do not take the bitmap away: it alone knows which parity was \
+                 never made"
+            }
+            BitmapError::Version(_) => "Use Linux md for this array",
+            BitmapError::Truncated { .. }
+            | BitmapError::NoMagic
+            | BitmapError::Foreign(_)
+            | BitmapError::Chunk(_)
+            | BitmapError::DaemonSleep(_) => {
+                "Let mdadm take the bitmap away: `mdadm --assemble --update=no-bitmap`, then `mdadm --stop`"
+            }
+        }
+    }
+}
+
 fn version_name(version: u32) -> String {
     match version {
         3 => "words in the order of the machine that made it (version 3)".to_owned(),

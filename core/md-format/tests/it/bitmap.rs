@@ -95,6 +95,11 @@ fn damage_has_its_own_error() {
     assert_eq!(damaged(0, &[0]), BitmapError::NoMagic);
     assert_eq!(damaged(4, &[5]), BitmapError::Version(5));
     assert_eq!(damaged(4, &[6]), BitmapError::Version(6));
+    // What another program may need is not to be taken away on our word.
+    let removes = |error: BitmapError| error.advice().contains("--update=no-bitmap");
+    assert!(
+        !removes(BitmapError::Version(5)) && !removes(BitmapError::Version(6)) && removes(damaged(0, &[0]))
+    );
     assert!(matches!(damaged(8, &[0]), BitmapError::Foreign(_)));
     assert_eq!(damaged(52, &[1]), BitmapError::Chunk((64 << 20) + 1));
     assert_eq!(damaged(52, &[0, 1, 0, 0]), BitmapError::Chunk(256));

@@ -156,7 +156,11 @@ fn bits(image: &Image) -> (u64, Vec<u64>) {
     let (sectors, chunk) = (number(40, 8), number(52, 4));
     let count = (sectors * 512).div_ceil(chunk);
     let set = |bit: &u64| bitmap[256 + (*bit / 8) as usize] >> (bit % 8) & 1 == 1;
-    (chunk, (0..count).filter(set).collect())
+    let set: Vec<u64> = (0..count).filter(set).collect();
+    let superblock = image.found(0).superblock.expect("sound");
+    let parsed = md_format::Bitmap::parse(&bitmap, &superblock).expect("sound");
+    assert_eq!((parsed.chunk_bytes(), parsed.set_regions().collect()), (chunk, set.clone()));
+    (chunk, set)
 }
 
 /// What a client and an operator see of an array that is served.
