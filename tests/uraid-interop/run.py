@@ -142,13 +142,19 @@ def run(options, began):
     return counts
 
 
+def end(*_):
+    """Ends the process, with all that is cleared away then. A second signal must not cut that short."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
 def main():
     """Entry point; the exit code is 1 when a cell failed or none was chosen."""
     options = arguments()
     if options.list:
         print("\n".join(c.name for c in chosen(options)))
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, end)
     shutil.rmtree(options.logs, ignore_errors=True)
     began = time.monotonic()
     print(f"seed {options.seed}", flush=True)
