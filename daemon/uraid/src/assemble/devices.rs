@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use md_format::Found;
 
-use super::glob;
+use super::patterns;
 use crate::device::{Device, DeviceError, DeviceKind};
 use crate::{holders, scan};
 
@@ -43,7 +43,7 @@ pub(super) fn scan(words: &[String]) -> Result<Vec<Candidate>, String> {
         let more = match word.as_str() {
             "partitions" => block_devices(Path::new("/proc/partitions")),
             "containers" => Vec::new(),
-            pattern => glob::paths(pattern),
+            pattern => patterns::paths(pattern),
         };
         paths.extend(more.into_iter().filter(|path| !paths.contains(path)).collect::<Vec<_>>());
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use md_format::{Superblock, Uuid};
 
-use super::glob;
+use super::patterns;
 
 /// Where mdadm looks, the first that is there; beside it a directory of the same name with `.d`.
 const PLACES: [&str; 2] = ["/etc/mdadm/mdadm.conf", "/etc/mdadm.conf"];
@@ -83,7 +83,7 @@ impl MdadmConf {
         for place in PLACES.map(Path::new).into_iter().filter(|place| place.exists()).take(1) {
             conf.add_file(place).map_err(|error| format!("{}: {error}", place.display()))?;
         }
-        for file in PLACES.iter().flat_map(|place| glob::paths(&format!("{place}.d/*.conf"))) {
+        for file in PLACES.iter().flat_map(|place| patterns::paths(&format!("{place}.d/*.conf"))) {
             conf.add_file(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         }
         Ok(conf)
@@ -130,7 +130,8 @@ impl ArrayLine {
         let full = array.name();
         let short = full.strip_prefix(host).and_then(|rest| rest.strip_prefix(':'));
         let named = |name: &String| *name == full || short == Some(name.as_str());
-        let among = |path: &&Path| self.devices.iter().any(|one| glob::fits(one, &path.to_string_lossy()));
+        let among =
+            |path: &&Path| self.devices.iter().any(|one| patterns::fits(one, &path.to_string_lossy()));
         identified
             && !self.foreign
             && self.uuid.is_none_or(|uuid| uuid == array.set_uuid())
@@ -303,7 +304,7 @@ mod tests {
     #[test]
     fn nonsense_is_noted_and_no_line_of_it_is_used() {
         let conf = conf("NONSENSE x\nARRAY /dev/md1 UUID=12\nARRAY a b name=x\n  ARRAY\n\"open");
-        assert_eq!(conf.notes.len(), 4, "{:?}", conf.notes);
+        assert_eq!(conf.notes.len(), 5, "{:?}", conf.notes);
         assert!(conf.arrays[0].foreign);
         for text in ["", "   ", "#", "=", "ARRAY =", "ARRAY \"", "ARRAY devices=,,", "\u{0}"] {
             self::conf(text);

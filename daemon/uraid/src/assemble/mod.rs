@@ -11,9 +11,9 @@
 
 mod arrays;
 mod devices;
-mod glob;
 mod json;
 mod mdadm_conf;
+mod patterns;
 mod text;
 mod write;
 
