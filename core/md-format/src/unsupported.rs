@@ -7,9 +7,14 @@ use crate::superblock::{DevRole, Superblock};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Unsupported(Features);
 
-/// What is honoured: members that are being rebuilt, the write-intent bitmap, and members that it helps back.
+/// What is honoured: members that are being rebuilt, the write-intent bitmap, members that it helps back, and the
+/// partial parity log.
 const SUPPORTED: Features = Features::from_bits(
-    Features::RECOVERY_OFFSET.bits() | Features::BITMAP.bits() | Features::RECOVERY_BITMAP.bits(),
+    Features::RECOVERY_OFFSET.bits()
+        | Features::BITMAP.bits()
+        | Features::RECOVERY_BITMAP.bits()
+        | Features::PPL.bits()
+        | Features::MULTIPLE_PPLS.bits(),
 );
 
 impl Unsupported {

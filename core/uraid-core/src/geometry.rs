@@ -118,6 +118,14 @@ impl Geometry {
         Ok(Geometry { level, layout, members, chunk, strip, rows, patterns })
     }
 
+    /// The same array in stripes whose strips have at most `bytes` bytes (but at least one block): each then has
+    /// room in a log.
+    #[must_use]
+    pub fn with_strip_limit(self, bytes: u32) -> Self {
+        let limit = 1 << bytes.max(BLOCK).ilog2();
+        Geometry { strip: self.strip.min(limit), ..self }
+    }
+
     /// RAID level.
     pub fn level(&self) -> Level {
         self.level

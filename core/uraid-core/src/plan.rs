@@ -80,6 +80,18 @@ pub(crate) struct View<'a> {
     pub(crate) slot: SlotId,
     pub(crate) lanes: &'a [LaneState],
     pub(crate) trusted: bool,
+    /// Writes are logged: what of each column is not written is computed as well.
+    pub(crate) log: bool,
+}
+
+/// What a log says of a write: these blocks of neighbouring data lanes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LogEntry {
+    pub(crate) first_lane: u16,
+    pub(crate) lanes: u16,
+    pub(crate) run: Run,
+    /// All data lanes are written: there is no partial parity.
+    pub(crate) whole: bool,
 }
 
 /// A member access: blocks of one lane to or from memory.
@@ -110,6 +122,8 @@ pub(crate) struct Plan {
     pub(crate) lost: Vec<(u16, Blocks)>,
     /// Blocks that had failed to read and were recovered.
     pub(crate) repaired: Vec<(u16, Blocks)>,
+    /// What has to be logged before anything is stored.
+    pub(crate) log: Vec<LogEntry>,
 }
 
 impl Plan {
@@ -341,6 +355,9 @@ fn write_steps(view: &View<'_>, parts: &[Part], dirty: &DirtyMap, runs: &[RunDec
             plan.steps.push(view.recover(&d.fetch, |l| view.slot_run(l, d.run)));
             view.mark_rewrites(&d.fetch.recover, d.run, &mut repaired);
         }
+        if view.log && d.method != Method::Plain {
+            log_run(view, dirty, d, plan);
+        }
         apply_parts(view, parts, d, &direct, &mut plan.steps);
         for lane in (p_lane..lanes as u16).filter(|&l| view.lane(l).gone) {
             plan.stale.push((lane, blocks));
@@ -376,6 +393,39 @@ fn write_steps(view: &View<'_>, parts: &[Part], dirty: &DirtyMap, runs: &[RunDec
     }
     plan.cached = listed(cached);
     plan.repaired = listed(repaired);
+}
+
+/// Takes down that a run is written, and computes what is not, before the slot's data and parity change: the XOR of
+/// the other data, or of old parity and the old data that are replaced.
+fn log_run(view: &View<'_>, dirty: &DirtyMap, d: &RunDecision, plan: &mut Plan) {
+    let data = view.geometry.data();
+    let written: Lanes = (0..data).filter(|&l| dirty.state(l, d.run.first) != Dirty::No).collect();
+    let Some(first_lane) = written.iter().next() else { return };
+    // Only neighbours come into one pass of an array that logs.
+    let lanes = written.count() as u16;
+    let entry = LogEntry { first_lane, lanes, run: d.run, whole: lanes == data };
+    if !entry.whole {
+        let mut parity =
+            (d.method == Method::ReadModify).then(|| view.slot_run(view.geometry.p_lane(), d.run));
+        let source = |lane: u16| match (d.method, written.has(lane)) {
+            (Method::ReadModify, true) | (Method::Reconstruct, false) => Some(view.slot_run(lane, d.run)),
+            // To an XOR it is all the same which of the blocks it is.
+            _ => parity.take(),
+        };
+        let data = (0..data).map(source).collect();
+        let place = Place::Slot(view.slot, Role(view.geometry.members()));
+        let p = Some(Mem { place, offset: d.run.offset(), len: d.run.bytes() });
+        plan.steps.push(Step::GenParity { data, p, q: None });
+    }
+    match plan.log.last_mut() {
+        Some(last)
+            if (last.first_lane, last.lanes) == (first_lane, lanes)
+                && last.run.first + last.run.count == d.run.first =>
+        {
+            last.run.count += d.run.count;
+        }
+        _ => plan.log.push(entry),
+    }
 }
 
 /// Lanes whose whole strip one single write replaces, with nothing but reconstruct-writes in the stripe:

@@ -40,6 +40,7 @@ impl Stripe {
             slot: SLOT,
             lanes: &self.lanes,
             trusted: self.trusted,
+            log: false,
         }
     }
 

@@ -18,7 +18,7 @@ pub struct IoId(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ComputeId(pub u64);
 
-/// A slot of the stripe cache. The runner provides [`crate::Geometry::members`] strips of
+/// A slot of the stripe cache. The runner provides [`crate::Array::slot_strips`] strips of
 /// [`crate::Geometry::strip_bytes`] bytes for each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SlotId(pub u32);
@@ -54,7 +54,8 @@ impl Tick {
 pub enum Place {
     /// The payload of a request (filled by the client for a write, by the array for a read).
     Request(ReqId),
-    /// The strip of one role in one slot of the stripe cache.
+    /// The strip of one role in one slot of the stripe cache. The role after the last stands for the partial parity
+    /// of an array that logs it.
     Slot(SlotId, Role),
     /// Zeroes, read only, at least one strip of them. The offset says nothing here.
     Zero,
@@ -298,6 +299,22 @@ pub enum Action {
         offset: u64,
         /// The bytes, a multiple of 512.
         bytes: Vec<u8>,
+    },
+    /// Write a partial parity log: its header and, behind it, its partial parities; done only when all of it is
+    /// durable. The checksums of the entries are open: [`md_format::seal_log`] puts them in.
+    WriteLog {
+        /// Answered by [`Event::IoDone`].
+        io: IoId,
+        /// To which member.
+        member: MemberId,
+        /// Bytes from the start of the device.
+        offset: u64,
+        /// Identity of the array.
+        array: md_format::Uuid,
+        /// The header.
+        header: md_format::PplHeader,
+        /// The partial parities in the order of the entries that have some.
+        parities: Vec<Mem>,
     },
     /// Run a plan on the chain engine.
     Compute {

@@ -405,9 +405,10 @@ impl Large {
                     self.kept.insert((member.0, offset), bytes);
                     Event::IoDone { io, result: Ok(()) }
                 }
-                Action::Read { io, .. } | Action::Write { io, .. } | Action::Flush { io, .. } => {
-                    Event::IoDone { io, result: Ok(()) }
-                }
+                Action::Read { io, .. }
+                | Action::Write { io, .. }
+                | Action::WriteLog { io, .. }
+                | Action::Flush { io, .. } => Event::IoDone { io, result: Ok(()) },
                 Action::Compute { id, .. } => Event::ComputeDone { id, result: Ok(Verdict::default()) },
                 Action::Complete { .. } | Action::Notice(_) | Action::Stopped { .. } => continue,
             };

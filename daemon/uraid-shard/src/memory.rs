@@ -51,28 +51,30 @@ pub struct Memory {
     zeroes: IoBuf,
     pool: BufPool,
     strip: usize,
-    members: usize,
+    /// Strips of a slot.
+    strips: usize,
     slot_count: u32,
 }
 
 impl Memory {
-    /// The memory for an array of this shape.
+    /// The memory for an array of this shape, with so many strips in each slot
+    /// ([`slot_strips`](uraid_core::Array::slot_strips)).
     ///
     /// # Errors
     /// [`ArenaError`] if it cannot be had.
-    pub fn new(geometry: &Geometry, config: MemoryConfig) -> Result<Self, ArenaError> {
-        let (strip, members) = (geometry.strip_bytes() as usize, usize::from(geometry.members()));
+    pub fn new(geometry: &Geometry, slot_strips: u16, config: MemoryConfig) -> Result<Self, ArenaError> {
+        let (strip, strips) = (geometry.strip_bytes() as usize, usize::from(slot_strips));
         let options = ArenaOptions { lock: config.lock, prefault: config.prefault };
         let too_much =
             || ArenaError::Map { bytes: usize::MAX, source: std::io::ErrorKind::OutOfMemory.into() };
-        let slot_bytes = strip.checked_mul(members).ok_or_else(too_much)?;
+        let slot_bytes = strip.checked_mul(strips).ok_or_else(too_much)?;
         let slots_bytes = slot_bytes.checked_mul(config.slots as usize).ok_or_else(too_much)?;
         let arena = Arena::new(slots_bytes.checked_add(strip).ok_or_else(too_much)?, options)?;
         // The arena has at least the bytes that were asked for, so neither view is out of bounds.
         let slots = arena.view(0, slots_bytes).map_err(|_| too_much())?;
         let zeroes = arena.view(slots_bytes, strip).map_err(|_| too_much())?;
         let pool = BufPool::new(config.pool_bytes, options)?;
-        Ok(Self { slots, zeroes, pool, strip, members, slot_count: config.slots })
+        Ok(Self { slots, zeroes, pool, strip, strips, slot_count: config.slots })
     }
 
     /// Where request payloads come from.
@@ -138,10 +140,10 @@ impl Memory {
     /// The first byte of a role's strip in a slot.
     fn strip_at(&self, slot: SlotId, role: u16) -> Option<usize> {
         let role = usize::from(role);
-        if slot.0 >= self.slot_count || role >= self.members {
+        if slot.0 >= self.slot_count || role >= self.strips {
             return None;
         }
-        (slot.0 as usize).checked_mul(self.members)?.checked_add(role)?.checked_mul(self.strip)
+        (slot.0 as usize).checked_mul(self.strips)?.checked_add(role)?.checked_mul(self.strip)
     }
 
     /// `len` bytes at `offset` of the strip at `at`.
@@ -163,7 +165,7 @@ mod tests {
         let layout = Layout::from_number(Level::Raid5, 2).unwrap();
         let geometry = Geometry::new(Level::Raid5, layout, 3, 65536, 1 << 20).unwrap();
         let config = MemoryConfig { slots: 4, pool_bytes: 2 << 20, lock: false, prefault: false };
-        Memory::new(&geometry, config).unwrap()
+        Memory::new(&geometry, 3, config).unwrap()
     }
 
     #[test]

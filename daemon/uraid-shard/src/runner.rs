@@ -439,6 +439,13 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
                 let what = (MemberOp::WriteMeta, u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                 self.submit_io(io, member, offset, what, IoOp::WriteMeta(bytes));
             }
+            Action::WriteLog { io, member, offset, array, mut header, parities } => {
+                self.counters.meta_writes += 1;
+                let mut bytes = self.log_bytes(&parities)?;
+                md_format::seal_log(&mut header, array, &mut bytes);
+                let what = (MemberOp::WriteMeta, u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+                self.submit_io(io, member, offset, what, IoOp::WriteMeta(bytes));
+            }
             Action::Compute { id, plan } => self.compute(id, &plan)?,
             Action::Complete { req, result } => {
                 let request = self.requests.remove(req).ok_or(Fatal::Answer(req))?;
@@ -448,6 +455,19 @@ impl<M: MemberIo, C: Clock + Clone + Send + 'static, T> Runner<M, C, T> {
             Action::Stopped { clean } => self.stopped = Some(clean),
         }
         Ok(())
+    }
+
+    /// A log without its header: room for it, and the partial parities.
+    fn log_bytes(&self, parities: &[Mem]) -> Result<Vec<u8>, Fatal> {
+        let mut bytes = vec![0; md_format::PPL_HEADER_BYTES];
+        for &parity in parities {
+            let view = self.memory.view(parity, |id| self.requests.payload(id))?;
+            let at = bytes.len();
+            bytes.resize(at.saturating_add(view.len()), 0);
+            let to = bytes.get_mut(at..).unwrap_or_default();
+            view.copy_out(0, to).map_err(|_| BadMem(parity))?;
+        }
+        Ok(bytes)
     }
 
     fn submit_io(&mut self, io: IoId, member: MemberId, offset: u64, what: (MemberOp, u32), op: IoOp) {

@@ -682,6 +682,7 @@ impl Service {
             pool_in_use: self.runner.pool().in_use() + self.reserve.in_use(),
             pool_bytes: self.runner.pool().capacity() + self.reserve.capacity(),
             cache_slots: self.slots,
+            slot_strips: self.runner.array().slot_strips(),
             uptime: Duration::from_nanos(now.0),
             stopping: self.stopping.is_some(),
             notices: self.notices.all(),

@@ -188,7 +188,7 @@ impl Shard {
             lock: tuning.lock_memory,
             prefault: true,
         };
-        let memory = Memory::new(&geometry, memory_config)?;
+        let memory = Memory::new(&geometry, array.slot_strips(), memory_config)?;
         let options = ArenaOptions { lock: tuning.lock_memory, prefault: true };
         let reserve = BufPool::new(reserve_bytes(tuning.connections, tuning.pool_bytes), options)?;
         register(&mut set, [memory.slot_arena(), memory.pool().arena(), reserve.arena()], &name);
@@ -218,7 +218,8 @@ fn slots_of(superblock: &md_format::Superblock, cache_bytes: usize) -> u32 {
     const SLOTS_MIN: usize = 16;
     const SLOTS_MAX: usize = 65_536;
     let strip = (superblock.chunk_sectors() as usize).saturating_mul(512).min(uraid_core::MAX_STRIP as usize);
-    let slot = strip.saturating_mul(usize::from(superblock.raid_disks())).max(1);
+    let strips = usize::from(superblock.raid_disks()) + usize::from(superblock.has_ppl());
+    let slot = strip.saturating_mul(strips).max(1);
     (cache_bytes / slot).clamp(SLOTS_MIN, SLOTS_MAX) as u32
 }
 

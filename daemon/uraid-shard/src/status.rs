@@ -54,6 +54,8 @@ pub struct ShardStatus {
     pub pool_bytes: usize,
     /// Slots of the stripe cache.
     pub cache_slots: u32,
+    /// Strips of each of them.
+    pub slot_strips: u16,
     /// Time since the start.
     pub uptime: Duration,
     /// The array is stopping.

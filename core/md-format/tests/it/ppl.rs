@@ -157,3 +157,55 @@ fn damaged_areas_never_panic() {
         }
     }
 }
+/// The devices of a dirty array whose logs are these.
+fn dirty(logs: &[Vec<u8>]) -> Vec<Found> {
+    let mut superblocks = with_ppl(logs.len());
+    for superblock in &mut superblocks {
+        superblock.set_events(20);
+        superblock.set_utime(1_800_000_000);
+        superblock.set_resync_offset(0);
+    }
+    let mut found = devices(&superblocks);
+    for (one, log) in found.iter_mut().zip(logs) {
+        one.areas.ppl = Some(Ok(area(std::slice::from_ref(log))));
+    }
+    found
+}
+
+fn start(found: &[Found], force: bool) -> Result<Assembly, AssembleError> {
+    assemble(found, AssembleOptions { force, array: None })
+}
+
+#[test]
+fn a_dirty_array_is_judged_by_its_logs() {
+    let empty = || PplHeader::empty().encode(ARRAY);
+    let good = || log(4, &[entry(0, 4096, 4096), entry(384, 0, 3 * 4096)], 4);
+    let mut bad_parity = good();
+    bad_parity[PPL_HEADER_BYTES + 9] ^= 1;
+    let mut torn = good();
+    torn[540] ^= 1;
+    let outcome = |logs: &[Vec<u8>]| {
+        let ppl = start(&dirty(logs), false).expect("starts").ppl.expect("has logs");
+        (ppl.replay.len(), ppl.doubtful, ppl.sound, ppl.cleans())
+    };
+    assert_eq!(outcome(&[empty(), good(), empty(), empty()]), (2, 0, true, true));
+    assert_eq!(outcome(&[empty(), empty(), empty(), empty()]), (0, 0, true, false));
+    assert_eq!(outcome(&[empty(), bad_parity.clone(), good(), empty()]), (3, 1, true, false));
+    assert_eq!(outcome(&[empty(), torn.clone(), good(), empty()]), (2, 1, true, false));
+    assert_eq!(outcome(&[vec![0; 4096], good(), empty(), empty()]), (2, 1, false, false));
+    // Without a member, and without force, as long as every log is one.
+    let without_first = |logs: &[Vec<u8>]| start(&dirty(logs)[1..], false);
+    for logs in [[empty(), good(), empty(), empty()], [empty(), torn, bad_parity, empty()]] {
+        let assembly = without_first(&logs).expect("starts");
+        assert!(assembly.dirty && assembly.degraded == 1);
+        assert!(assembly.warnings.iter().any(|w| matches!(w, Warning::PplReplay { degraded: true, .. })));
+    }
+    let foreign = without_first(&[empty(), good(), vec![0; 4096], empty()]);
+    assert!(matches!(foreign, Err(AssembleError::DirtyDegraded { .. })), "{foreign:?}");
+    let mut unread = dirty(&[empty(), good(), empty(), empty()]);
+    unread[2].areas.ppl = Some(Err("an I/O error".to_owned()));
+    assert!(matches!(start(&unread[1..], false), Err(AssembleError::DirtyDegraded { .. })));
+    // By force the entries that there are count all the same.
+    let forced = start(&unread[1..], true).expect("by force");
+    assert!(forced.dirty && forced.ppl.is_some_and(|ppl| ppl.replay.len() == 2));
+}

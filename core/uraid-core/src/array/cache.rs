@@ -6,6 +6,7 @@ use crate::plan::{LaneState, Part};
 use std::collections::{BTreeMap, VecDeque};
 
 use super::pass::Pass;
+use super::ppl_replay::Piece;
 
 /// Requests that may arrive while a stripe is held back for its neighbours.
 const PATIENCE: u64 = 64;
@@ -19,6 +20,8 @@ pub(super) enum Work {
     Read(Part),
     /// The background pass comes by.
     Sync,
+    /// Parity is made to fit what a partial parity log says.
+    Replay(Piece),
 }
 
 /// Where a slot stands.

@@ -21,6 +21,7 @@ impl Array {
         self.check_overlap()?;
         self.check_redundancy()?;
         self.check_intent()?;
+        self.check_logs()?;
         self.check_counters()
     }
 
@@ -53,7 +54,7 @@ impl Array {
         let mut count = |req: ReqId| *parts.entry(req).or_default() += 1;
         let mut queued = |work: &Work| match work {
             Work::Write(part) | Work::Read(part) => count(part.req),
-            Work::Sync => {}
+            Work::Sync | Work::Replay(_) => {}
         };
         for (_, slot) in self.cache.slots() {
             slot.queue.iter().for_each(&mut queued);

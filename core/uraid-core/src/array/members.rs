@@ -232,6 +232,7 @@ impl Array {
             stuck: false,
             errors: 0,
         };
+        self.log_joined(new.member, &member.superblock);
         self.members.insert(new.member, member);
         self.want_update(false);
     }
@@ -250,7 +251,9 @@ impl Array {
             return;
         }
         self.break_off_sync();
-        if self.sync.is_some() || self.meta.updating() {
+        let spare = |m: &&Member| m.state == State::Spare;
+        let wiped = self.members.values().filter(spare).all(|m| self.log_wiped(m.id));
+        if self.sync.is_some() || self.meta.updating() || !wiped {
             return;
         }
         for index in 0..self.roles.len() {

@@ -121,6 +121,16 @@ impl Meta {
         }
     }
 
+    /// Parity of all stripes matches, durably, and nothing was written since: the next superblocks may say so.
+    pub(super) fn all_matches(&mut self, stripes: u64) {
+        (self.resynced, self.resynced_durable) = (stripes, stripes);
+    }
+
+    /// Whether parity of all stripes is known to match even after a crash, but for what is being written.
+    pub(super) fn matches_durably(&self, stripes: u64) -> bool {
+        self.resynced_durable >= stripes
+    }
+
     /// Events of the last update that was begun.
     pub(super) fn events(&self) -> u64 {
         self.events
@@ -179,7 +189,7 @@ impl Array {
 
     /// Asks for the superblocks to say dirty. The update that seals a degraded start comes first, alone.
     pub(super) fn want_dirty(&mut self) {
-        if !self.meta.active && !self.meta.sealing {
+        if !self.meta.active && !self.meta.sealing && !self.log_starting() {
             self.meta.active = true;
             self.want_update(false);
         }

@@ -16,6 +16,7 @@
 //! | `intent` | the write-intent bitmap |
 //! | `returning` | members that were away and come back |
 //! | `sync` | resync and rebuild |
+//! | `ppl`, `ppl_replay`, `ppl_log` | partial parity logs: their areas, what they say at the start, the logs of writes |
 //! | `check` | the invariants |
 
 mod cache;
@@ -24,6 +25,9 @@ mod intent;
 mod members;
 mod meta;
 mod pass;
+mod ppl;
+mod ppl_log;
+mod ppl_replay;
 mod redundancy;
 mod requests;
 mod returning;
@@ -38,6 +42,7 @@ use intent::Intent;
 pub use members::{AddRefused, FailRefused};
 use members::{Member, State};
 use meta::Meta;
+use ppl::{LogIo, Ppl};
 pub use redundancy::Redundancy;
 use requests::{Flushes, Request, Waiting};
 pub use status::{ArrayState, BitmapReport, MemberReport, MemberStanding, Status, SyncReport};
@@ -49,7 +54,7 @@ use thiserror::Error;
 /// How an array is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ArrayConfig {
-    /// Slots of the stripe cache, at least 4. Each takes [`Geometry::members`] strips of memory.
+    /// Slots of the stripe cache, at least 4. Each takes [`Array::slot_strips`] strips of memory.
     pub slots: u32,
     /// Refuse writes and leave the members as they are.
     pub read_only: bool,
@@ -82,6 +87,11 @@ pub enum StartError {
     /// The event count is so high that it might run over: it was not reached by updates.
     #[error("the superblocks count {0} events, which no array reaches: they are damaged or made up")]
     Events(u64),
+    /// A member is missing, and what parity says of it is in doubt until the log is replayed.
+    #[error(
+        "the partial parity log has to be replayed before the missing member can be read, which a read-only start does not do: start the array for writing once"
+    )]
+    LogNotReplayed,
     /// The assembly and the list of members do not fit together.
     #[error("{members} members were assembled, but {ids} were attached")]
     Members {
@@ -111,6 +121,8 @@ enum IoFor {
     IntentFlush,
     /// A page of the write-intent bitmap.
     IntentWrite,
+    /// Something about partial parity logs.
+    Ppl(LogIo),
 }
 
 /// A member I/O in flight.
@@ -161,6 +173,8 @@ pub struct Array {
     meta: Meta,
     intent: Option<Intent>,
     sync: Option<Sync>,
+    /// The partial parity logs, if the array has them and may be written.
+    ppl: Option<Ppl>,
     /// A scrub was asked for and has not begun; whether it repairs.
     scrub_wanted: Option<bool>,
     /// Reads and writes of clients happened at this time.
@@ -191,6 +205,10 @@ impl Array {
             u64::from(sb.chunk_sectors()) * 512,
             sb.size_sectors().saturating_mul(512),
         )?;
+        let geometry = match Ppl::strip_limit(assembly) {
+            Some(bytes) => geometry.with_strip_limit(bytes),
+            None => geometry,
+        };
         if ids.len() != assembly.members.len() {
             return Err(StartError::Members { members: assembly.members.len(), ids: ids.len() });
         }
@@ -213,6 +231,7 @@ impl Array {
         let intent = Intent::new(assembly, &geometry);
         let meta = Meta::new(sb, assembly, &geometry, intent.as_ref());
         let cache = Cache::new(config.slots, geometry.members());
+        let ppl = Ppl::new(assembly, ids, &geometry, config.read_only)?;
         let mut array = Array {
             geometry,
             config,
@@ -237,6 +256,7 @@ impl Array {
             meta,
             intent,
             sync: None,
+            ppl,
             scrub_wanted: None,
             last_client: Tick::default(),
             last_write: Tick::default(),
@@ -249,7 +269,14 @@ impl Array {
             array.meta.seal();
             array.want_update(false);
         }
+        array.start_logs();
         Ok(array)
+    }
+
+    /// Strips of memory that each slot of the stripe cache takes: one a member and, where the array has a partial
+    /// parity log, one more for what is logged, under the role after the last.
+    pub fn slot_strips(&self) -> u16 {
+        self.geometry.members() + u16::from(self.ppl.is_some())
     }
 
     /// The array's shape.
@@ -304,6 +331,7 @@ impl Array {
         while let Some(slot) = self.cache.next_ready() {
             self.start_pass(slot);
         }
+        self.advance_logs();
         self.start_flush();
         self.use_spares();
         self.pump_sync();
@@ -313,6 +341,7 @@ impl Array {
         self.maybe_clean();
         self.start_update();
         self.pump_intent();
+        self.pump_logs();
         self.maybe_stopped();
     }
 
@@ -330,6 +359,7 @@ impl Array {
             || self.ios.len() > 0
             || self.computes.len() > 0
             || self.sync.is_some()
+            || self.log_starting()
             || self.meta.updating()
             || self.intent.as_ref().is_some_and(Intent::busy)
             || self.cache.busy();
@@ -359,6 +389,7 @@ impl Array {
             IoFor::Load { slot, transfer } => self.loaded(slot, done.member, transfer, result),
             IoFor::Store { slot } => self.stored(slot, done.member, result),
             IoFor::Flush => self.flushed(done.member, result),
+            IoFor::Ppl(what) => self.log_io_done(done, what, result),
             IoFor::MetaFlush | IoFor::MetaWrite => self.update_step_done(done.member, result),
             IoFor::IntentFlush => self.intent_flushed(done.member, result),
             IoFor::IntentWrite => self.intent_written(done.member, result),

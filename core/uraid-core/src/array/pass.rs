@@ -15,6 +15,7 @@
 
 use super::cache::Work;
 use super::members::State;
+use super::ppl_replay::Piece;
 use super::{Array, Io, IoFor};
 use crate::blocks::{Blocks, Lanes};
 use crate::plan::{self, LaneState, Part, Plan, Transfer, View};
@@ -31,6 +32,7 @@ pub(super) enum Kind {
     Write,
     Read,
     Sync(SyncKind),
+    Replay(Piece),
 }
 
 impl Kind {
@@ -51,23 +53,25 @@ pub(super) struct Pass {
     /// Member I/O and compute plans under way.
     pub(super) outstanding: u32,
     /// The rest of the plan while its steps run.
-    plan: Plan,
+    pub(super) plan: Plan,
     /// What is being stored, by lane.
-    stored: Vec<(u16, Blocks)>,
+    pub(super) stored: Vec<(u16, Blocks)>,
     /// What the check of a resync said.
     verdict: Option<Verdict>,
     /// The resync writes parity that did not match.
     correcting: bool,
-    compute_faults: u8,
-    failed: bool,
+    pub(super) compute_faults: u8,
+    pub(super) failed: bool,
     /// Stores were begun.
     pub(super) storing: bool,
     /// It is not held back any more.
     pub(super) begun: bool,
+    /// The member whose log speaks of it, or is to.
+    pub(super) logged: Option<MemberId>,
 }
 
 impl Pass {
-    fn new(kind: Kind, parts: Vec<Part>, lanes: usize) -> Self {
+    pub(super) fn new(kind: Kind, parts: Vec<Part>, lanes: usize) -> Self {
         Pass {
             kind,
             parts,
@@ -81,7 +85,13 @@ impl Pass {
             failed: false,
             storing: false,
             begun: false,
+            logged: None,
         }
+    }
+
+    /// Whether it writes for clients.
+    pub(super) fn writes(&self) -> bool {
+        self.kind == Kind::Write
     }
 }
 
@@ -95,6 +105,7 @@ impl Array {
                 self.cache.finish(id, self.geometry.data());
                 return;
             }
+            Some(Work::Replay(piece)) => return self.start_replay(id, piece),
             Some(Work::Sync) => match self.sync_kind() {
                 Some(kind) => {
                     if kind == SyncKind::Scrub {
@@ -120,13 +131,13 @@ impl Array {
                     parts.push(part);
                 }
                 let stripe = slot.stripe;
-                if !self.broken && !(self.intent_allows(stripe) & self.may_write()) {
+                if !self.broken && !(self.intent_allows(stripe) & self.may_write() & self.log_open()) {
                     self.requeue(id, parts);
                     self.cache.block(id);
                     self.want_dirty();
                     return;
                 }
-                Pass::new(Kind::Write, parts, lanes)
+                Pass::new(Kind::Write, self.loggable(id, parts), lanes)
             }
         };
         self.cache.slot_mut(id).pass = Some(pass);
@@ -160,6 +171,7 @@ impl Array {
             slot: id,
             lanes: &lanes,
             trusted: self.parity_trusted(stripe),
+            log: self.logs(stripe),
         };
         let mut failed = pass.failed;
         let plan = match pass.kind {
@@ -174,6 +186,8 @@ impl Array {
                 let targets: Lanes = self.rebuild_lanes(stripe).collect();
                 plan::plan_rebuild(&view, &targets)
             }
+            // It has a plan of its own.
+            Kind::Replay(_) => return,
         };
         if pass.kind == Kind::Write && !slot.urgent && !self.quiet && !plan.loads.is_empty() {
             let parts = pass.parts.clone();
@@ -256,6 +270,9 @@ impl Array {
     }
 
     pub(super) fn computed(&mut self, id: SlotId, result: Result<Verdict, ComputeFault>) {
+        if let Some(Pass { kind: Kind::Replay(piece), .. }) = self.cache.slot(id).pass {
+            return self.replay_computed(id, piece, result.map(drop));
+        }
         let repairs = self.sync_repairs();
         let slot = self.cache.slot_mut(id);
         let Some(pass) = &mut slot.pass else { return };
@@ -296,10 +313,10 @@ impl Array {
             let state = &mut slot.lanes[usize::from(lane)];
             state.cached = state.cached.minus(blocks);
         }
-        self.store(id);
+        self.log_then_store(id);
     }
 
-    fn store(&mut self, id: SlotId) {
+    pub(super) fn store(&mut self, id: SlotId) {
         let slot = self.cache.slot_mut(id);
         let stripe = slot.stripe;
         let Some(pass) = &mut slot.pass else { return };
@@ -362,6 +379,7 @@ impl Array {
     }
 
     fn all_stored(&mut self, id: SlotId) {
+        self.log_stored(id);
         let slot = self.cache.slot_mut(id);
         let stripe = slot.stripe;
         let Some(pass) = &mut slot.pass else { return };

@@ -167,7 +167,8 @@ impl Array {
     /// A rebuild goes first: redundancy before tidiness. It waits until the superblocks name its targets.
     /// A resync needs more parity than the missing members use up, and so does a scrub, which comes last.
     fn begin_sync(&mut self) {
-        if self.broken || self.stopping || self.config.read_only || self.spare_wanted() {
+        if self.broken || self.stopping || self.config.read_only || self.spare_wanted() || self.log_starting()
+        {
             return;
         }
         let rebuilding = || self.members.values().filter(|m| m.state == State::Rebuilding && !m.stuck);

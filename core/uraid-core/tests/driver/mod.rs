@@ -158,6 +158,7 @@ impl Driver {
                 let superblock = Box::new(Superblock::parse(&bytes, at, self.sectors).expect("valid"));
                 self.pending.push(Op::Meta { io, member: member.0, superblock });
             }
+            Action::WriteLog { .. } => panic!("no array here has a log"),
             Action::Compute { id, plan } => self.pending.push(Op::Compute { id, plan }),
             Action::Complete { req, result } => self.completed.push((req.0, result)),
             Action::Notice(notice) => self.notices.push(notice),

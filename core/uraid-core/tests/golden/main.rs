@@ -19,10 +19,9 @@ use uraid_core::*;
 use world::World;
 
 /// Features whose arrays are refused, and why it will stay so or what is to come.
-const REFUSED: [(Features, &str); 4] = [
+const REFUSED: [(Features, &str); 3] = [
     (Features::JOURNAL, "a journal holds writes that only md replays"),
     (Features::RESHAPE, "half of the array has another geometry"),
-    (Features::MULTIPLE_PPLS, "partial parity logs are to come"),
     (Features::BAD_BLOCKS, "bad-block logs are to come"),
 ];
 

@@ -271,7 +271,7 @@ impl World {
         let ids: Vec<MemberId> = assembly.members.iter().map(|m| MemberId(m.found as u16)).collect();
         let array = Array::start(assembly, &ids, config(slots)).expect("starts");
         let strip = array.geometry().strip_bytes() as usize;
-        let n = usize::from(array.geometry().members());
+        let n = usize::from(array.slot_strips());
         let bytes = array.geometry().array_bytes() as usize;
         // Slots begin with garbage: nothing may rely on them.
         let slots = (0..slots.max(4)).map(|s| vec![vec![0xa0 ^ s as u8; strip]; n]).collect();
@@ -328,6 +328,15 @@ impl World {
             Action::Flush { io, member } => self.pending.push(Pending::Flush { io, member }),
             Action::WriteMeta { io, member, offset, bytes } => {
                 assert_eq!(bytes.len() % SECTOR, 0);
+                self.pending.push(Pending::Meta { io, member, offset, bytes });
+            }
+            Action::WriteLog { io, member, offset, array, mut header, parities } => {
+                let mut bytes = vec![0; md_format::PPL_HEADER_BYTES];
+                for parity in &parities {
+                    bytes.extend(self.fetch(parity));
+                }
+                assert_eq!(bytes.len() as u64, header.log_bytes());
+                md_format::seal_log(&mut header, array, &mut bytes);
                 self.pending.push(Pending::Meta { io, member, offset, bytes });
             }
             Action::Compute { id, plan } => self.pending.push(Pending::Compute { id, plan }),

@@ -110,7 +110,7 @@ fn runner_over(
     let config = ArrayConfig { slots: SLOTS, sync_window: 3, ..ArrayConfig::default() };
     let array = Array::start(assembly, ids, config).unwrap();
     let memory_config = MemoryConfig { slots: SLOTS, pool_bytes: 8 << 20, lock: false, prefault: false };
-    let memory = Memory::new(array.geometry(), memory_config).unwrap();
+    let memory = Memory::new(array.geometry(), array.slot_strips(), memory_config).unwrap();
     let runner = Runner::new(array, members, engine, memory, clock.clone()).with_self_check(true);
     (runner, clock)
 }

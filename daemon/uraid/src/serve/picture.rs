@@ -245,7 +245,7 @@ pub(super) fn client_operations(ops: &ClientOps) -> Vec<OperationStatus> {
 
 fn memory(shard: &ShardStatus) -> MemoryStatus {
     let geometry = &shard.geometry;
-    let stripe = u64::from(geometry.strip_bytes()).saturating_mul(geometry.members().into());
+    let stripe = u64::from(geometry.strip_bytes()).saturating_mul(shard.slot_strips.into());
     MemoryStatus {
         requests_in_flight: shard.requests_in_flight as u64,
         request_bytes: shard.pool_bytes as u64,
