@@ -57,10 +57,6 @@ mdadm --readwrite /dev/md0
 mdadm --wait /dev/md0 || true
 mdadm --stop /dev/md0
 """,
-    "r5_n4_ls_c64k_ppl_clean": """
-mdadm --assemble --update=no-ppl /dev/md0 {devices}
-mdadm --stop /dev/md0
-""",
     "r6_n4_ls_c64k_bitmap": """
 mdadm --assemble --update=no-bitmap /dev/md0 {devices}
 mdadm --stop /dev/md0
