@@ -34,7 +34,7 @@ impl Unsupported {
 }
 
 /// What to do about features that are not honoured.
-const ADVICE: [(Features, &str); 6] = [
+const ADVICE: [(Features, &str); 5] = [
     (
         Features::from_bits(
             Features::RESHAPE.bits() | Features::RESHAPE_BACKWARDS.bits() | Features::NEW_OFFSET.bits(),
@@ -46,11 +46,6 @@ const ADVICE: [(Features, &str); 6] = [
         "Let Linux md write the journal out and take it away: assemble the array with mdadm, then \
          `mdadm --readwrite /dev/mdN`, `mdadm /dev/mdN --fail JOURNAL --remove JOURNAL`, `echo resync > /sys/block/mdN/md/consistency_policy` \
          and `mdadm --stop /dev/mdN`",
-    ),
-    (
-        Features::from_bits(Features::PPL.bits() | Features::MULTIPLE_PPLS.bits()),
-        "Assemble and stop the array with Linux md if it was not stopped cleanly; then \
-         `mdadm --assemble --update=no-ppl` and `mdadm --stop` take the log away",
     ),
     (Features::REPLACEMENT, "Let Linux md finish the replacement: `mdadm --assemble` and `mdadm --wait`"),
     (Features::CLUSTERED, "Only the nodes of its cluster may use this array"),
