@@ -54,4 +54,4 @@ def test_kernel_arrays_are_served_as_they_are(t, name):
 
 test_mdadm_examine_agrees.each = SHAPES
 test_the_kernel_takes_a_fresh_array.each = [(4, 4), *SHAPES]
-test_kernel_arrays_are_served_as_they_are.each = [(name,) for name in goldens.SAMPLE]
+test_kernel_arrays_are_served_as_they_are.each = [(name,) for name in goldens.SAMPLE + goldens.OTHER_SAMPLE]

@@ -27,7 +27,7 @@ pub enum Command {
     Serve(ServeArgs),
     /// Show the state of a running array.
     Status(StatusArgs),
-    /// Show what the superblocks of members say.
+    /// Show what members say of themselves, and whether their array can be started.
     Examine(ExamineArgs),
     /// Declare a member of a running array failed.
     Fail(FailArgs),

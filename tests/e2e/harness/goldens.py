@@ -17,6 +17,9 @@ def cases():
 SAMPLE = ["r5_n3_left_symmetric_c4k", "r4_n4_c4k", "r6_n4_left_symmetric_c4k", "r6_n6_left_symmetric_c4k",
           "r6_n5_ddf_N_continue_c4k"]
 
+# The same for other versions of the metadata, and with a bitmap.
+OTHER_SAMPLE = ["r5_n3_ls_c64k_meta10", "r5_n3_ls_c64k_meta11_bitmap", "r6_n4_ls_c64k_bitmap"]
+
 
 def unpack(t, case):
     """Writes the members into the test's directory and returns their paths in role order, then those without a role."""

@@ -11,7 +11,7 @@
 //! | the first write of a degraded array | one update more, so that a member left out is two events behind |
 //!
 //! A crash in the middle of an update leaves some members one event behind, which assembly takes as
-//! equal (md-format.md section 1.9); that is safe since updates never overlap. A member that was one behind
+//! equal (docs/on-disk-format.md); that is safe since updates never overlap. A member that was one behind
 //! at the start would be two behind after a crash in the next update, and be taken for stale: hence the
 //! levelling. Numbers in a
 //! superblock that promise something about data (`*_durable`) are taken before the flush, never after.
@@ -83,7 +83,7 @@ impl Meta {
         geometry: &Geometry,
         intent: Option<&Intent>,
     ) -> Self {
-        // With a bitmap its bits alone say where parity may not match (md-format.md section 1.10).
+        // With a bitmap its bits alone say where parity may not match (docs/on-disk-format.md).
         let (resynced, matched) = match intent {
             Some(intent) => (geometry.stripes(), intent.next_in(intent.needed(), 0)),
             None if assembly.dirty => (geometry.stripes_below(assembly.resync_offset), None),

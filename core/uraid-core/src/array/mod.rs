@@ -188,7 +188,7 @@ impl Array {
     /// An array over assembled members; `ids[i]` is the runner's index of `assembly.members[i]`.
     ///
     /// A degraded array gets a superblock update at once, so that a member that was left out is at least
-    /// two events behind and can't slip back in (md-format.md section 1.16).
+    /// two events behind and can't slip back in (docs/on-disk-format.md).
     ///
     /// # Errors
     /// The superblock's geometry is impossible, or `ids` has another length.

@@ -2,7 +2,7 @@
 //!
 //! Its data are the array's as of the count of events in its superblock, but for the regions with a bit: a bit
 //! is set before its region is written, and none is cleared while a member is missing. The bits go back far
-//! enough if none was cleared at a higher count of events than it has (md-format.md section 2.6).
+//! enough if none was cleared at a higher count of events than it has (docs/on-disk-format.md, "Write-intent bitmap").
 
 use super::Array;
 use super::members::State;

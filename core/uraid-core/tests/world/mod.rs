@@ -452,9 +452,9 @@ impl World {
         for (e, mem) in data.iter().enumerate() {
             let Some(mem) = mem else { continue };
             let table = times(pow2(e as u8));
-            for (i, b) in self.fetch(mem).into_iter().enumerate() {
-                p[i] ^= b;
-                q[i] ^= table[usize::from(b)];
+            for ((p, q), b) in p.iter_mut().zip(&mut q).zip(self.fetch(mem)) {
+                *p ^= b;
+                *q ^= table[usize::from(b)];
             }
         }
         (p, q)
@@ -532,9 +532,11 @@ impl World {
             }
             _ => panic!("three lost blocks"),
         }
-        let (np, nq) = self.syndromes(data, len);
-        p.filter(|_| lost.p).iter().for_each(|m| self.put(m, &np));
-        q.filter(|_| lost.q).iter().for_each(|m| self.put(m, &nq));
+        if lost.p || lost.q {
+            let (np, nq) = self.syndromes(data, len);
+            p.filter(|_| lost.p).iter().for_each(|m| self.put(m, &np));
+            q.filter(|_| lost.q).iter().for_each(|m| self.put(m, &nq));
+        }
     }
 
     /// Asks for something; `overlap` allows a range that another request in flight writes.
