@@ -97,7 +97,6 @@ fn setters_change_their_bytes_and_no_others() {
 fn refused_feature(case: &str) -> Option<Features> {
     let table = [
         ("journal", Features::JOURNAL),
-        ("ppl", Features::MULTIPLE_PPLS),
         ("midreshape", Features::RESHAPE | Features::NEW_OFFSET),
         ("badblocks", Features::BAD_BLOCKS),
     ];

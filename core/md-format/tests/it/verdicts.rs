@@ -521,21 +521,20 @@ fn rebuilding_rows() -> Vec<Row> {
 }
 
 fn feature_rows() -> Vec<Row> {
-    let bits: [(&'static str, u16, &'static [&'static str]); 8] = [
+    let bits: [(&'static str, u16, &'static [&'static str]); 7] = [
         ("bitmap", 1, &["d0: the write-intent bitmap cannot be read"]),
         ("reshape", 4, &["not supported: reshape"]),
         ("replacement", 16, &["not supported: replacement"]),
         ("reshape backwards", 32, &["not supported: reshape backwards"]),
         ("clustered", 256, &["not supported: clustered"]),
         ("journal", 512, &["not supported: journal"]),
-        ("ppl", 1024, &["not supported: partial parity log"]),
-        ("multiple ppls", 2048, &["not supported: multiple partial parity logs"]),
+        ("ppl of two kinds", 3072, &["partial parity log", "two kinds"]),
     ];
     let mut rows: Vec<Row> = Vec::new();
     for (name, bit, words) in bits {
         for force in [false, true] {
             // What has a place beside the superblock has it at sector 8 from there, and 64 sectors if it says so.
-            let at = if [1, 1024, 2048].contains(&bit) { 8 } else { 0 };
+            let at = if [1, 3072].contains(&bit) { 8 } else { 0 };
             let sectors = if bit == 1 { 0 } else { at * 8 };
             let bytes: [(usize, &[u8]); 2] = [(8, &bit.to_le_bytes()), (96, &[at, 0, sectors, 0])];
             rows.push(row(name, with_bytes(&bytes, true), force, Want::Refused(words)));
