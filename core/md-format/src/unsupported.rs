@@ -34,7 +34,7 @@ impl Unsupported {
 }
 
 /// What to do about features that are not honoured.
-const ADVICE: [(Features, &str); 5] = [
+const ADVICE: [(Features, &str); 4] = [
     (
         Features::from_bits(
             Features::RESHAPE.bits() | Features::RESHAPE_BACKWARDS.bits() | Features::NEW_OFFSET.bits(),
@@ -44,12 +44,14 @@ const ADVICE: [(Features, &str); 5] = [
     (
         Features::JOURNAL,
         "Let Linux md write the journal out and take it away: assemble the array with mdadm, then \
-         `mdadm --readwrite /dev/mdN`, `mdadm /dev/mdN --fail JOURNAL --remove JOURNAL`, `echo resync > /sys/block/mdN/md/consistency_policy` \
-         and `mdadm --stop /dev/mdN`",
+         `mdadm --readwrite /dev/mdN`, `mdadm /dev/mdN --fail JOURNAL --remove JOURNAL`, \
+         `echo resync > /sys/block/mdN/md/consistency_policy` and `mdadm --stop /dev/mdN`",
     ),
-    (Features::REPLACEMENT, "Let Linux md finish the replacement: `mdadm --assemble` and `mdadm --wait`"),
+    (
+        Features::REPLACEMENT,
+        "Let Linux md finish the replacement: `mdadm --assemble`, `mdadm --readwrite` and `mdadm --wait`",
+    ),
     (Features::CLUSTERED, "Only the nodes of its cluster may use this array"),
-    (Features::BAD_BLOCKS, "Use Linux md for this array"),
 ];
 
 impl std::fmt::Display for Unsupported {

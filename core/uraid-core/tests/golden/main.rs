@@ -80,6 +80,7 @@ fn check(case: &Case) {
     for check in &case.checks {
         check_served(case, &images, check);
     }
+    losses(case, &images);
     recovered(case, &images);
 }
 
@@ -176,6 +177,29 @@ fn check_served(case: &Case, images: &[Image], check: &Check) {
         Check::Content { sha256: wanted, missing } => content(case, images, missing, wanted),
         Check::Parity { bad_pages, replay: None, .. } => scrubbed(case, images, bad_pages.as_deref()),
         Check::Parity { .. } | Check::Bitmap { .. } | Check::BitmapCovers => {}
+    }
+}
+
+/// What the kernel refuses for what is missing is refused: any member of an array that was not stopped cleanly
+/// and has no log of what was being written, and one more than parity covers of any.
+fn losses(case: &Case, images: &[Image]) {
+    let name = &case.name;
+    let judged = |missing: &[u16]| judge(&without(images, missing), false).map(|_| "it starts");
+    let roles: Vec<u16> = (0..case.raid_disks).collect();
+    let parity = if case.level == 6 { 2 } else { 1 };
+    for role in &roles {
+        let refused = judged(&[*role]);
+        if case.dirty && !has_ppl(images) {
+            assert!(
+                matches!(refused, Err(AssembleError::DirtyDegraded { .. })),
+                "{name} without {role}: {refused:?}"
+            );
+        }
+    }
+    for missing in roles.windows(parity + 1) {
+        let refused = judged(missing);
+        let few = matches!(refused, Err(AssembleError::TooFewMembers { .. }));
+        assert!(few, "{name} without {missing:?}: {refused:?}");
     }
 }
 
