@@ -1,8 +1,9 @@
 """uraid's turn of one array: the daemon on this host, its control socket and one NBD connection."""
 
 import json
+import os
+import signal
 import subprocess
-import threading
 import time
 
 from harness.array import first_line, tail
@@ -130,27 +131,49 @@ def crash(daemon, groups, stamped, draw, flushed):
     import nbd
     spans = []
     for _ in range(flushed):
+        group = ready(next(groups), stamped)
         began = time.monotonic()
-        send(daemon.client, next(groups), stamped)
+        send(daemon.client, group)
         daemon.client.flush()
         spans.append(time.monotonic() - began)
     delay = draw.random() * 1.1 * min(spans, default=0.002)
-    client, group = daemon.client, next(groups)
-    killer = threading.Thread(target=lambda: (time.sleep(delay), daemon.process.kill()))
-    killer.start()
+    client, group = daemon.client, ready(next(groups), stamped)
+    killer = killer_of(daemon.process.pid, delay)
     try:
-        send(client, group, stamped)
+        send(client, group)
         client.flush()
     except nbd.Error:
         pass  # the server is gone, as it should be
-    killer.join()
+    os.waitpid(killer, 0)
     daemon.kill()
 
 
-def send(client, group, stamped):
-    """Has all writes of a group in flight, and waits for their answers."""
+def killer_of(victim, delay):
+    """A process that kills another one after so many seconds, beginning now. A thread would have to wait for its turn."""
+    ready, said = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(said, b".")
+            time.sleep(delay)
+            os.kill(victim, signal.SIGKILL)
+        finally:
+            os._exit(0)
+    os.read(ready, 1)
+    os.close(ready)
+    os.close(said)
+    return child
+
+
+def ready(group, stamped):
+    """The writes of a group as buffers: making them takes longer than the daemon needs to write them."""
     import nbd
-    for version, first, count in group:
-        client.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(stamped(version, first, count))), first * 512)
+    return [(nbd.Buffer.from_bytearray(bytearray(stamped(*write))), write[1] * 512) for write in group]
+
+
+def send(client, group):
+    """Has all writes of a group in flight, and waits for their answers."""
+    for buffer, at in group:
+        client.aio_pwrite(buffer, at)
     while client.aio_in_flight():
         client.poll(-1)

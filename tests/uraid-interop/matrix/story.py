@@ -118,7 +118,7 @@ class Story:
         """Turn 0 of a cell that uraid starts: create, fill, bring into the state."""
         cell = self.cell
         layout = [] if cell.layout == "-" else ["--layout", cell.layout]
-        bitmap = ["--bitmap", cell.bitmap] if cell.bitmap != "none" else []
+        bitmap = ["--bitmap", "internal", "--bitmap-chunk", f"{self.bitmap_chunk >> 10}K"] if cell.bitmap != "none" else []
         self.t.run(URAID, "create", "--level", cell.level, *layout, "--chunk", f"{cell.chunk >> 10}K", "--name", "cell",
                    "--size", self.member_bytes(), *bitmap, *self.members)
         self.size = mdadm.agree(self.t, self.members, clean=None)[0]["array_bytes"]
