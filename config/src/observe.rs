@@ -76,6 +76,10 @@ pub enum EventKind {
     ReadErrorCorrected,
     /// Data could neither be read nor recovered.
     ReadErrorUnrecovered,
+    /// Blocks went into the bad-block log of a member.
+    BadBlocksRecorded,
+    /// Blocks of a bad-block log are good again.
+    BadBlocksCleared,
     /// A computation failed.
     ComputeFailed,
     /// A work queue failed and is not used until it works again.
@@ -103,7 +107,7 @@ pub struct EventKindError(String);
 
 impl EventKind {
     /// All there are.
-    pub const ALL: [EventKind; 26] = [
+    pub const ALL: [EventKind; 28] = [
         Self::Started,
         Self::Degraded,
         Self::Restored,
@@ -121,6 +125,8 @@ impl EventKind {
         Self::Mismatch,
         Self::ReadErrorCorrected,
         Self::ReadErrorUnrecovered,
+        Self::BadBlocksRecorded,
+        Self::BadBlocksCleared,
         Self::ComputeFailed,
         Self::EngineQuarantined,
         Self::EngineRevived,
@@ -152,6 +158,8 @@ impl EventKind {
             Self::Mismatch => "mismatch",
             Self::ReadErrorCorrected => "read-error-corrected",
             Self::ReadErrorUnrecovered => "read-error-unrecovered",
+            Self::BadBlocksRecorded => "bad-blocks-recorded",
+            Self::BadBlocksCleared => "bad-blocks-cleared",
             Self::ComputeFailed => "compute-failed",
             Self::EngineQuarantined => "engine-quarantined",
             Self::EngineRevived => "engine-revived",

@@ -7,14 +7,15 @@ use crate::superblock::{DevRole, Superblock};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Unsupported(Features);
 
-/// What is honoured: members that are being rebuilt, the write-intent bitmap, members that it helps back, and the
-/// partial parity log.
+/// What is honoured: members that are being rebuilt, the write-intent bitmap, members that it helps back, the
+/// partial parity log, and bad-block logs.
 const SUPPORTED: Features = Features::from_bits(
     Features::RECOVERY_OFFSET.bits()
         | Features::BITMAP.bits()
         | Features::RECOVERY_BITMAP.bits()
         | Features::PPL.bits()
-        | Features::MULTIPLE_PPLS.bits(),
+        | Features::MULTIPLE_PPLS.bits()
+        | Features::BAD_BLOCKS.bits(),
 );
 
 impl Unsupported {

@@ -66,8 +66,10 @@ impl Part {
 pub(crate) struct LaneState {
     /// Blocks whose content is in the slot.
     pub(crate) cached: Blocks,
-    /// Blocks that the member failed to read and that were not rewritten since.
+    /// Blocks that the member failed to read or is known not to hold, and that were not rewritten since.
     pub(crate) bad: Blocks,
+    /// Those of them that its bad-block log tells of.
+    pub(crate) logged: Blocks,
     /// The role is not in sync at this stripe: no reads, and no writes but a rebuild's.
     pub(crate) gone: bool,
 }
@@ -215,10 +217,6 @@ impl<'a> View<'a> {
         Blocks::range(0, self.geometry.strip_blocks())
     }
 
-    fn whole(&self) -> Run {
-        Run { first: 0, count: self.geometry.strip_blocks() }
-    }
-
     fn role(&self, lane: u16) -> Role {
         self.pattern.roles[usize::from(lane)]
     }
@@ -287,11 +285,14 @@ impl<'a> View<'a> {
     }
 
     /// Marks the blocks recovered along the way that had failed to read and can be written: they are
-    /// rewritten, which makes the medium forget or remap the bad spot.
-    fn mark_rewrites(&self, recovered: &Lanes, run: Run, marks: &mut [Blocks]) {
+    /// rewritten, which makes the medium forget or remap the bad spot. What a log tells of was refused or
+    /// never there: whoever comes by does not try it each time, but only `all` of a background pass.
+    fn mark_rewrites(&self, recovered: &Lanes, run: Run, all: bool, marks: &mut [Blocks]) {
         for lane in recovered.iter().filter(|&l| !self.lane(l).gone) {
             if let Some(mark) = marks.get_mut(usize::from(lane)) {
-                *mark = mark.or(self.lane(lane).bad.and(run.blocks()));
+                let LaneState { bad, logged, .. } = self.lane(lane);
+                let bad = if all { bad } else { bad.minus(logged) };
+                *mark = mark.or(bad.and(run.blocks()));
             }
         }
     }
@@ -353,7 +354,7 @@ fn write_steps(view: &View<'_>, parts: &[Part], dirty: &DirtyMap, runs: &[RunDec
         let mut now: Lanes = d.fetch.recover;
         if !d.fetch.recover.is_empty() {
             plan.steps.push(view.recover(&d.fetch, |l| view.slot_run(l, d.run)));
-            view.mark_rewrites(&d.fetch.recover, d.run, &mut repaired);
+            view.mark_rewrites(&d.fetch.recover, d.run, false, &mut repaired);
         }
         if view.log && d.method != Method::Plain {
             log_run(view, dirty, d, plan);
@@ -553,7 +554,7 @@ pub(crate) fn plan_reads(view: &View<'_>, parts: &[Part], got: &[Blocks]) -> Pla
             plan.steps.push(view.recover(fetch, at));
             let in_slot = fetch.recover.iter().filter(|&l| at(l) == view.slot_run(l, *run)).collect();
             add(&mut cached, &in_slot, run.blocks());
-            view.mark_rewrites(&fetch.recover, *run, &mut repaired);
+            view.mark_rewrites(&fetch.recover, *run, false, &mut repaired);
         }
         for part in parts {
             let Some((from, to)) = part.within(*run) else { continue };
@@ -613,7 +614,7 @@ fn recover_all(view: &View<'_>, runs: &[(Run, Fetch)], plan: &mut Plan) {
     for (run, fetch) in runs.iter().filter(|(_, f)| !f.recover.is_empty()) {
         plan.steps.push(view.recover(fetch, |l| view.slot_run(l, *run)));
         add(&mut cached, &fetch.recover, run.blocks());
-        view.mark_rewrites(&fetch.recover, *run, &mut repaired);
+        view.mark_rewrites(&fetch.recover, *run, true, &mut repaired);
     }
     plan.stores = view.loads(&repaired);
     plan.cached = listed(cached);
@@ -621,24 +622,26 @@ fn recover_all(view: &View<'_>, runs: &[(Run, Fetch)], plan: &mut Plan) {
 }
 
 /// Plans the rebuild of the lanes in `targets` over the whole stripe: they are recovered from the others
-/// and written. A column that can't be recovered fails the plan.
+/// and written. Columns that can't be recovered are named as failed and left out.
 pub(crate) fn plan_rebuild(view: &View<'_>, targets: &Lanes) -> Plan {
     let mut plan = Plan::default();
     let runs = gather(view, targets, &mut plan);
-    if !plan.loads.is_empty() || !plan.failed.is_empty() {
+    if !plan.loads.is_empty() {
         return plan;
     }
     recover_all(view, &runs, &mut plan);
     for lane in targets.iter() {
-        let run = view.whole();
-        plan.stores.push(Transfer { lane, run, mem: view.slot_run(lane, run) });
+        for run in view.all().minus(plan.failed).runs() {
+            plan.stores.push(Transfer { lane, run, mem: view.slot_run(lane, run) });
+        }
     }
     plan
 }
 
 /// Plans the resync of a stripe. First everything is read and compared; told by `bad` which parity
 /// differs, it is computed anew from the data and written. A lost data block is what P says it is, and then
-/// Q is compared alone. With nothing left to compare the plan fails.
+/// Q is compared alone. Columns that can't be recovered are named as failed and left out; with nothing left to
+/// compare at all the plan fails.
 pub(crate) fn plan_resync(view: &View<'_>, bad: Option<Verdict>) -> Plan {
     let (p, q) = (view.geometry.p_lane(), view.geometry.q_lane());
     let present = |lane: u16| !view.lane(lane).gone;
@@ -655,28 +658,29 @@ pub(crate) fn plan_resync(view: &View<'_>, bad: Option<Verdict>) -> Plan {
     }
     let need: Lanes = (0..view.lanes.len() as u16).filter(|&l| l < p || present(l)).collect();
     let runs = gather(view, &need, &mut plan);
-    if !plan.loads.is_empty() || !plan.failed.is_empty() {
+    if !plan.loads.is_empty() {
         return plan;
     }
     recover_all(view, &runs, &mut plan);
-    let run = view.whole();
     let compared = |lane: u16| present(lane) && (lost_data == 0 || lane != p);
-    let here = |lane: u16| compared(lane).then(|| view.slot_run(lane, run));
-    let data = view.by_exponent(|l| view.slot_run(l, run));
-    let Some(verdict) = bad else {
-        plan.steps.push(Step::CheckParity { data, p: here(p), q: q.and_then(here) });
-        return plan;
-    };
-    let p_mem = here(p).filter(|_| verdict.p_bad);
-    let q_mem = q.and_then(here).filter(|_| verdict.q_bad);
-    for (lane, mem) in [(Some(p), p_mem), (q, q_mem)] {
-        if let (Some(lane), Some(mem)) = (lane, mem) {
-            plan.stores.push(Transfer { lane, run, mem });
-            plan.cached.push((lane, run.blocks()));
+    for run in view.all().minus(plan.failed).runs() {
+        let here = |lane: u16| compared(lane).then(|| view.slot_run(lane, run));
+        let data = view.by_exponent(|l| view.slot_run(l, run));
+        let Some(verdict) = bad else {
+            plan.steps.push(Step::CheckParity { data, p: here(p), q: q.and_then(here) });
+            continue;
+        };
+        let p_mem = here(p).filter(|_| verdict.p_bad);
+        let q_mem = q.and_then(here).filter(|_| verdict.q_bad);
+        for (lane, mem) in [(Some(p), p_mem), (q, q_mem)] {
+            if let (Some(lane), Some(mem)) = (lane, mem) {
+                plan.stores.push(Transfer { lane, run, mem });
+                plan.cached.push((lane, run.blocks()));
+            }
         }
-    }
-    if p_mem.is_some() || q_mem.is_some() {
-        plan.steps.push(Step::GenParity { data, p: p_mem, q: q_mem });
+        if p_mem.is_some() || q_mem.is_some() {
+            plan.steps.push(Step::GenParity { data, p: p_mem, q: q_mem });
+        }
     }
     plan
 }

@@ -373,6 +373,25 @@ pub enum Notice {
         /// Bytes.
         len: u32,
     },
+    /// Blocks that could not be written, or not be recovered for a member that is rebuilt, stand in the member's
+    /// bad-block log: they count as lost until they are written.
+    BadBlocksRecorded {
+        /// Which member.
+        member: MemberId,
+        /// Bytes from the start of the device.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Blocks of the bad-block log were written, and are good again.
+    BadBlocksCleared {
+        /// Which member.
+        member: MemberId,
+        /// Bytes from the start of the device.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
     /// A resync (parity is made to match the data), a rebuild (a member is filled) or a scrub (parity is
     /// compared) began.
     SyncStarted {

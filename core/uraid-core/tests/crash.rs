@@ -8,7 +8,7 @@
 
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uraid_core::*;
 use world::{Pending, Rng, Shape, World, every_layout};
 
@@ -36,6 +36,8 @@ struct Life {
     acks: u64,
     /// An earlier start was forced: what the write hole hit stays hit.
     forced: bool,
+    /// Stripes that had blocks that are bad or could not be read.
+    holes: BTreeSet<u64>,
 }
 
 impl Life {
@@ -50,11 +52,13 @@ impl Life {
             fua: BTreeMap::new(),
             acks: 0,
             forced: false,
+            holes: BTreeSet::new(),
         }
     }
 
     /// Looks at which requests were answered since.
     fn note_answers(&mut self) {
+        self.holes.extend(self.world.holed_stripes());
         let open: Vec<ReqId> = self.world.asked.keys().copied().collect();
         let done = |id: &ReqId| open.binary_search(id).is_err();
         let mut cover = Vec::new();
@@ -170,6 +174,8 @@ fn cut(life: &Life, rng: &mut Rng, depth: u32) -> Option<World> {
         }
     };
     let mut next = World::over(disks, &assembly, 6, Rng(rng.next()), seed);
+    let mut holes = life.holes.clone();
+    holes.extend(next.holed_stripes());
     let sectors = next.model.len() as u64 / 512;
     next.fuzzy = (0..sectors).collect();
     if depth > 0 && rng.chance(40) {
@@ -177,7 +183,8 @@ fn cut(life: &Life, rng: &mut Rng, depth: u32) -> Option<World> {
             next.tell(Event::Idle);
             next.answer_one();
         }
-        let again = Life { world: next, forced, ..life.clone() };
+        holes.extend(next.holed_stripes());
+        let again = Life { world: next, forced, holes, ..life.clone() };
         return cut(&again, rng, depth - 1);
     }
     next.quiesce();
@@ -186,7 +193,9 @@ fn cut(life: &Life, rng: &mut Rng, depth: u32) -> Option<World> {
     if !forced {
         next.check_parity();
     }
-    let hot = if forced || assembly.degraded > 0 { life.hot_stripes() } else { vec![] };
+    // A column with a bad block lacks a member as a degraded one does: the write hole may hit it.
+    let mut hot = life.hot_stripes();
+    hot.retain(|stripe| forced || assembly.degraded > 0 || holes.contains(stripe));
     let mut content = vec![0; next.model.len()];
     for (&offset, data) in &next.reads {
         content[offset as usize..offset as usize + data.len()].copy_from_slice(data);
@@ -218,6 +227,11 @@ fn run(shape: Shape, seed: u64) -> u32 {
     let mut rng = Rng(seed ^ 0xc0ffee);
     let mut images = 0;
     let mut died = 0;
+    // One member may have blocks that refuse to be written; what else fails leaves parity for them.
+    let sick = rng.chance(40).then(|| rng.below(u64::from(shape.members)) as usize);
+    if let Some(sick) = sick {
+        life.world.disks[sick].spoils = rng.chance(50);
+    }
     for _ in 0..260 {
         match rng.below(100) {
             0..=29 if life.world.asked.len() < 6 => life.request(),
@@ -231,7 +245,7 @@ fn run(shape: Shape, seed: u64) -> u32 {
                 life.world.tell(Event::Timer);
             }
             32 if died < u32::from(shape.level.parity()) && life.world.array.status().missing == 0 => {
-                let victim = rng.below(u64::from(shape.members)) as usize;
+                let victim = sick.unwrap_or_else(|| rng.below(u64::from(shape.members)) as usize);
                 if !life.world.array.status().resync_due {
                     life.world.disks[victim].dead = true;
                     died += 1;
@@ -252,6 +266,14 @@ fn run(shape: Shape, seed: u64) -> u32 {
                 } else if !rebuilding {
                     life.world.add_disk();
                     died = 0;
+                }
+            }
+            35..=36 if sick.is_some() => {
+                let g = life.world.geometry();
+                let disk = &mut life.world.disks[sick.expect("checked")];
+                let block = disk.data_start() / 4096 + rng.below(g.rows() * g.chunk_bytes() / 4096);
+                if !disk.refuses.remove(&block) {
+                    disk.refuses.insert(block);
                 }
             }
             _ => {

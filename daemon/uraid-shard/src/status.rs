@@ -253,6 +253,8 @@ pub(crate) fn member_of(notice: &Notice) -> Option<MemberId> {
         Notice::MemberFailed { member, .. }
         | Notice::ReadErrorCorrected { member, .. }
         | Notice::ReadErrorUnrecovered { member, .. }
+        | Notice::BadBlocksRecorded { member, .. }
+        | Notice::BadBlocksCleared { member, .. }
         | Notice::MemberInSync { member, .. } => Some(*member),
         _ => None,
     }
@@ -280,6 +282,16 @@ fn describe(notice: &Notice, path: Option<&Path>) -> (Level, String) {
         Notice::ReadErrorUnrecovered { offset, len, .. } => {
             (Level::ERROR, format!("{who}: {len} bytes at {offset} could not be read nor recovered"))
         }
+        Notice::BadBlocksRecorded { offset, len, .. } => (
+            Level::ERROR,
+            format!(
+                "{who}: {len} bytes at {offset} are bad now and stand in its bad-block log; replace it soon"
+            ),
+        ),
+        Notice::BadBlocksCleared { offset, len, .. } => (
+            Level::INFO,
+            format!("{who}: {len} bytes at {offset} were bad; they are written, and good again"),
+        ),
         Notice::SyncStarted { kind } => (Level::INFO, format!("{} started", name_of(*kind))),
         Notice::SyncFinished { kind, mismatches, repaired, skipped, complete: true } => {
             let mut found = match (kind, mismatches, repaired) {

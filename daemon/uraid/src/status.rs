@@ -193,9 +193,15 @@ fn trouble(member: &MemberStatus) -> Option<String> {
         1 => ", 1 error".to_owned(),
         n => format!(", {n} errors"),
     };
+    let bad = match member.bad_bytes {
+        0 => String::new(),
+        bytes => format!(", {} of bad blocks", human::bytes(bytes)),
+    };
     match (member.state, path) {
         (MemberState::Failed, Some(path)) => Some(format!("      {path} failed{errors}")),
-        (_, Some(path)) if member.errors > 0 => Some(format!("      {path} is in use{errors}")),
+        (_, Some(path)) if member.errors > 0 || member.bad_bytes > 0 => {
+            Some(format!("      {path} is in use{errors}{bad}"))
+        }
         _ => None,
     }
 }
@@ -258,6 +264,7 @@ pub(crate) mod tests {
             events: present.then_some(7),
             errors: u64::from(state == MemberState::Failed) * 2,
             corrected_sectors: 0,
+            bad_bytes: 0,
             io: present.then(|| "uring".into()),
             direct: present.then_some(true),
             operations: Vec::new(),

@@ -25,6 +25,39 @@ fn logs_of_the_kernel_are_read_and_written_byte_for_byte() {
 }
 
 #[test]
+fn a_member_is_taken_with_its_log_or_not_at_all() {
+    let goldens = case("r5_n4_ls_c64k_badblocks");
+    let take = |areas: &dyn Fn(usize) -> Areas| {
+        let found: Vec<Found> = goldens
+            .iter()
+            .enumerate()
+            .map(|(i, one)| Found { areas: areas(i), identity: Some((1, i as u64)), ..one.found() })
+            .collect();
+        let assembly = assemble(&found, AssembleOptions::default());
+        assembly.map(|a| {
+            let bad: Vec<_> = a.members.iter().map(|m| ranges(&m.bad_blocks)).collect();
+            (bad, a.rejected.iter().map(ToString::to_string).collect::<Vec<_>>())
+        })
+    };
+    let logs = kernel_logs();
+    let whole = |i: usize| Areas { bad_blocks: Some(Ok(logs[i].clone())), ..Areas::default() };
+    let (bad, rejected) = take(&whole).expect("it starts");
+    // The logs of the other two hold nothing that counts: their superblocks do not speak of them.
+    assert_eq!(bad, [vec![], vec![(2048, 8), (2200, 64)], vec![(4000, 16)], vec![]]);
+    assert_eq!(rejected, [""; 0]);
+    let damage: [(Option<Result<Vec<u8>, String>>, &str); 3] = [
+        (None, "d2: its bad-block log cannot be used: it was not read"),
+        (Some(Err("EIO".into())), "d2: its bad-block log cannot be used: it cannot be read: EIO"),
+        (Some(Ok(vec![0xff; 512])), "d2: its bad-block log cannot be used: 512 bytes of 4096 could be read"),
+    ];
+    for (log, why) in damage {
+        let areas = |i| if i == 2 { Areas { bad_blocks: log.clone(), ..Areas::default() } } else { whole(i) };
+        let (bad, rejected) = take(&areas).expect("degraded");
+        assert_eq!((bad.len(), rejected), (3, vec![why.to_owned()]));
+    }
+}
+
+#[test]
 fn the_feature_bit_follows_and_the_place_is_known_before_it_is_set() {
     let mut superblock = array(Level::Raid5, 3)[0].clone();
     let before = superblock.encode();

@@ -98,7 +98,6 @@ fn refused_feature(case: &str) -> Option<Features> {
     let table = [
         ("journal", Features::JOURNAL),
         ("midreshape", Features::RESHAPE | Features::NEW_OFFSET),
-        ("badblocks", Features::BAD_BLOCKS),
     ];
     let named = table.into_iter().find(|(part, _)| case.contains(part)).map(|(_, features)| features);
     let any = crate::common::case(case).iter().any(|one| one.text("features") != "-");

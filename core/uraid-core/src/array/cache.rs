@@ -307,7 +307,7 @@ impl Cache {
             if slot.standing != Standing::Free
                 && let Some(state) = slot.lanes.get_mut(lane)
             {
-                state.bad = Blocks::NONE;
+                (state.bad, state.logged) = (Blocks::NONE, Blocks::NONE);
             }
         }
     }

@@ -1,10 +1,11 @@
 //! Members and the roles they play: failing one, adding one, and when too many are gone.
 
 use super::Array;
+use super::bad_blocks::BadLog;
 use super::intent::Intent;
 use crate::geometry::Geometry;
 use crate::{MemberId, NewMember, Notice, Role};
-use md_format::{DevRole, MemberState, SpareError, Superblock};
+use md_format::{BadBlocks, DevRole, MemberState, SpareError, Superblock};
 use std::collections::BTreeSet;
 use thiserror::Error;
 
@@ -44,6 +45,8 @@ pub(super) struct Member {
     pub(super) partial_on_disk: bool,
     /// A rebuild of it met a stripe that could not be recovered.
     pub(super) stuck: bool,
+    /// What is bad of it.
+    pub(super) bad: BadLog,
     /// I/O errors seen.
     pub(super) errors: u64,
 }
@@ -97,6 +100,7 @@ impl Member {
             returning: None,
             partial_on_disk: state == State::Rebuilding,
             stuck: false,
+            bad: BadLog::new(&found.superblock, found.bad_blocks.clone()),
             errors: 0,
         }
     }
@@ -218,6 +222,7 @@ impl Array {
         let Ok((returning, superblock)) = self.spare_for(new) else { return };
         self.meta.set_role(superblock.dev_number(), DevRole::Spare);
         let data_bytes = superblock.data_offset().saturating_mul(512);
+        let bad = BadLog::new(&superblock, BadBlocks::default());
         let member = Member {
             id: new.member,
             role: None,
@@ -230,6 +235,7 @@ impl Array {
             returning,
             partial_on_disk: false,
             stuck: false,
+            bad,
             errors: 0,
         };
         self.log_joined(new.member, &member.superblock);

@@ -7,6 +7,8 @@
 //! | a superblock says clean, or how far a resync or rebuild came | everything written before, by a flush of every member |
 //! | a superblock says that a member failed | those of members rebuilt since say so, or they would count as missing, too |
 //! | others give a spare a role | its own says that nothing of it is rebuilt |
+//! | a superblock announces a bad-block log | the log |
+//! | a bad-block log forgets a block that was written | that write, by a flush |
 //! | the first update after a start | every member is brought to the newest event count, without raising it |
 //! | the first write of a degraded array | one update more, so that a member left out is two events behind |
 //!
@@ -21,7 +23,8 @@ use super::members::{Member, State};
 use super::{Array, Io, IoFor};
 use crate::geometry::Geometry;
 use crate::{Action, IoFault, MemberId, Tick};
-use md_format::{Assembly, CLEAN, DevRole, Superblock};
+use md_format::{Assembly, BadBlocks, CLEAN, DevRole, Superblock};
+use std::collections::VecDeque;
 
 /// Metadata state.
 #[derive(Clone, Debug)]
@@ -65,16 +68,20 @@ struct Update {
     levelling: bool,
     flushing: bool,
     outstanding: u32,
-    /// The round of the write-intent bitmap that superblocks wait for.
+    /// The round of the write-intent bitmap that what follows waits for.
     round: Option<u64>,
-    /// Superblocks of just rebuilt members and new targets, to be written before the others.
-    first: Vec<(MemberId, u64, Vec<u8>)>,
-    /// Superblocks to write once those are there.
-    rest: Vec<(MemberId, u64, Vec<u8>)>,
+    /// What is to be written, in this order: superblocks after the bad-block logs, and those of just rebuilt
+    /// members and new targets before the others.
+    waves: VecDeque<Vec<MetaBytes>>,
     /// What may be said once the flush is over.
     resynced: u64,
     rebuilt: Vec<(MemberId, u64)>,
+    /// Bad blocks that were written before the flush, which the logs may forget after it.
+    good_again: Vec<(MemberId, BadBlocks)>,
 }
+
+/// Metadata to write: of which member, from which byte of the device.
+pub(super) type MetaBytes = (MemberId, u64, Vec<u8>);
 
 impl Meta {
     pub(super) fn new(
@@ -162,6 +169,11 @@ impl Meta {
         self.confirm = true;
     }
 
+    /// The update that was asked for last records what answers wait for.
+    pub(super) fn must_be_recorded(&mut self) {
+        self.failed = self.wanted;
+    }
+
     /// Whether the superblocks say of every failed member that it failed.
     pub(super) fn failure_recorded(&self) -> bool {
         self.done >= self.failed
@@ -239,10 +251,10 @@ impl Array {
             flushing,
             outstanding: 0,
             round: None,
-            first: Vec::new(),
-            rest: Vec::new(),
+            waves: VecDeque::new(),
             resynced: 0,
             rebuilt: Vec::new(),
+            good_again: Vec::new(),
         });
         if flushing {
             self.flush_for_update();
@@ -259,6 +271,7 @@ impl Array {
             update.flushing = true;
             update.resynced = matched;
             update.rebuilt = self.members.values().map(|m| (m.id, m.rebuilt)).collect();
+            update.good_again = self.members.values().map(|m| (m.id, m.bad.good_again())).collect();
         }
         let live = self.live_members();
         self.set_outstanding(live.len() as u32);
@@ -285,6 +298,7 @@ impl Array {
             self.flush_for_update();
             return;
         }
+        let logs = self.changed_logs();
         let meta = &mut self.meta;
         let Some(update) = &mut meta.update else { return };
         update.flushing = false;
@@ -313,6 +327,7 @@ impl Array {
         for member in self.members.values_mut().filter(|m| m.state != State::Failed) {
             let sb = &mut member.superblock;
             sb.catch_up(&meta.template);
+            sb.set_bad_blocks(member.bad.counts());
             let partial = member.role.is_some() && member.rebuilt_durable < stripes;
             sb.set_recovery_offset(partial.then(|| self.geometry.sectors_covered(member.rebuilt_durable)));
             sb.set_recovery_by_bitmap(partial && member.missed.is_some());
@@ -321,7 +336,7 @@ impl Array {
             let writes = if turned { &mut first } else { &mut rest };
             writes.push((member.id, sb.super_offset().saturating_mul(512), sb.encode()));
         }
-        (update.first, update.rest) = (first, rest);
+        update.waves = [logs, first, rest].into();
         let round = self.intent_announce(self.meta.events);
         match (&mut self.meta.update, round) {
             (Some(update), Some(round)) => update.round = Some(round),
@@ -338,17 +353,13 @@ impl Array {
         }
     }
 
-    /// Writes the superblocks that are next in the update, or ends it if there are none.
+    /// Writes the logs or superblocks that are next in the update, or ends it if there are none.
     fn write_next(&mut self) {
         loop {
             let Some(update) = &mut self.meta.update else { return };
-            let mut writes = std::mem::take(&mut update.first);
-            if writes.is_empty() {
-                writes = std::mem::take(&mut update.rest);
-            }
-            if writes.is_empty() || self.broken {
+            let Some(mut writes) = update.waves.pop_front().filter(|_| !self.broken) else {
                 return self.update_done();
-            }
+            };
             writes.retain(|(id, ..)| self.members.get(id).is_some_and(|m| m.state != State::Failed));
             if !writes.is_empty() {
                 return self.write_some(writes);
@@ -356,7 +367,7 @@ impl Array {
         }
     }
 
-    fn write_some(&mut self, writes: Vec<(MemberId, u64, Vec<u8>)>) {
+    fn write_some(&mut self, writes: Vec<MetaBytes>) {
         self.set_outstanding(writes.len() as u32);
         for (member, offset, bytes) in writes {
             let what = IoFor::MetaWrite;
@@ -369,7 +380,7 @@ impl Array {
     /// for another update.
     pub(super) fn update_step_done(&mut self, member: MemberId, result: Result<(), IoFault>) {
         if result.is_err() {
-            self.fail_member(member, "its superblock could not be written");
+            self.fail_member(member, "its metadata could not be written");
         }
         let Some(update) = &mut self.meta.update else { return };
         update.outstanding -= 1;
@@ -384,6 +395,11 @@ impl Array {
         for (id, rebuilt) in std::mem::take(&mut update.rebuilt) {
             if let Some(member) = self.members.get_mut(&id) {
                 member.rebuilt_durable = rebuilt;
+            }
+        }
+        for (id, good) in std::mem::take(&mut update.good_again) {
+            if let Some(member) = self.members.get_mut(&id) {
+                member.bad.flushed(&good);
             }
         }
         if self.broken {

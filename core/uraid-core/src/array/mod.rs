@@ -11,6 +11,7 @@
 //! | `requests` | client requests: cutting, direct reads, answers, flush |
 //! | `cache` | the stripe cache: slots, queues, who waits for a slot |
 //! | `pass` | one pass over a stripe |
+//! | `bad_blocks` | the bad-block logs: what is not read, what could not be written |
 //! | `members` | members, roles, failing and adding them |
 //! | `meta` | superblock updates: when, in which order, and what waits for them |
 //! | `intent` | the write-intent bitmap |
@@ -19,6 +20,7 @@
 //! | `ppl`, `ppl_replay`, `ppl_log` | partial parity logs: their areas, what they say at the start, the logs of writes |
 //! | `check` | the invariants |
 
+mod bad_blocks;
 mod cache;
 mod check;
 mod intent;
@@ -110,7 +112,7 @@ enum IoFor {
     /// A read of a pass.
     Load { slot: SlotId, transfer: crate::plan::Transfer },
     /// A write of a pass.
-    Store { slot: SlotId },
+    Store { slot: SlotId, transfer: crate::plan::Transfer },
     /// A flush that clients wait for.
     Flush,
     /// A flush before a superblock update.
@@ -387,7 +389,7 @@ impl Array {
         match done.what {
             IoFor::Direct { part, stripe } => self.direct_read_done(done, part, stripe, result),
             IoFor::Load { slot, transfer } => self.loaded(slot, done.member, transfer, result),
-            IoFor::Store { slot } => self.stored(slot, done.member, result),
+            IoFor::Store { slot, transfer } => self.stored(slot, done, transfer, result),
             IoFor::Flush => self.flushed(done.member, result),
             IoFor::Ppl(what) => self.log_io_done(done, what, result),
             IoFor::MetaFlush | IoFor::MetaWrite => self.update_step_done(done.member, result),

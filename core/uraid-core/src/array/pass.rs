@@ -26,6 +26,20 @@ use crate::{
 /// How often a pass is computed anew after an engine fault before its requests fail.
 const COMPUTE_TRIES: u8 = 3;
 
+/// Why a member is failed that refused a store.
+fn store_fault(fault: IoFault) -> &'static str {
+    match fault {
+        IoFault::NoSpace => "a write failed: no space is left for the member",
+        IoFault::Gone => "a write failed: the device is gone",
+        IoFault::Io => "a write failed",
+    }
+}
+
+/// What of a lane was refused.
+fn of_lane(refused: &[(u16, MemberId, Blocks)], lane: u16) -> Blocks {
+    refused.iter().filter(|(l, ..)| *l == lane).fold(Blocks::NONE, |all, (.., blocks)| all.or(*blocks))
+}
+
 /// What a pass does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
@@ -56,6 +70,8 @@ pub(super) struct Pass {
     pub(super) plan: Plan,
     /// What is being stored, by lane.
     pub(super) stored: Vec<(u16, Blocks)>,
+    /// Single blocks that were refused, by lane.
+    refused: Vec<(u16, MemberId, Blocks)>,
     /// What the check of a resync said.
     verdict: Option<Verdict>,
     /// The resync writes parity that did not match.
@@ -79,6 +95,7 @@ impl Pass {
             outstanding: 0,
             plan: Plan::default(),
             stored: Vec::new(),
+            refused: Vec::new(),
             verdict: None,
             correcting: false,
             compute_faults: 0,
@@ -92,6 +109,11 @@ impl Pass {
     /// Whether it writes for clients.
     pub(super) fn writes(&self) -> bool {
         self.kind == Kind::Write
+    }
+
+    /// Columns that cannot be served.
+    pub(super) fn fail_columns(&mut self, columns: Blocks) {
+        self.plan.failed = self.plan.failed.or(columns);
     }
 }
 
@@ -141,6 +163,7 @@ impl Array {
             }
         };
         self.cache.slot_mut(id).pass = Some(pass);
+        self.mark_known_bad(id);
         self.step_pass(id);
     }
 
@@ -330,21 +353,14 @@ impl Array {
         let write = pass.kind == Kind::Write;
         let mut started = 0;
         let mut stored = Vec::with_capacity(stores.len());
-        for Transfer { lane, run, mem } in stores {
+        for transfer in stores {
             if self.broken && write {
                 break;
             }
-            let role = self.geometry.pattern(stripe).roles[usize::from(lane)];
-            // A rebuild writes to members that are not in sync at this stripe yet.
-            let Some(member) = self.roles[usize::from(role.0)].filter(|&m| self.takes_stores(m)) else {
-                continue;
-            };
-            let offset = self.device_offset(member, stripe) + u64::from(run.offset());
-            stored.push((lane, run.blocks()));
-            let what = IoFor::Store { slot: id };
-            let io = self.start_io(Io { member, offset, len: mem.len, write: true, what });
-            self.actions.push_back(Action::Write { io, member, offset, mem });
-            started += 1;
+            if self.start_store(id, stripe, transfer) {
+                stored.push((transfer.lane, transfer.run.blocks()));
+                started += 1;
+            }
         }
         if let Some(pass) = &mut self.cache.slot_mut(id).pass {
             pass.outstanding = started;
@@ -355,24 +371,49 @@ impl Array {
         }
     }
 
+    /// Begins a store; false if there is no member for it.
+    fn start_store(&mut self, id: SlotId, stripe: u64, transfer: Transfer) -> bool {
+        let Transfer { lane, run, mem } = transfer;
+        let role = self.geometry.pattern(stripe).roles[usize::from(lane)];
+        // A rebuild writes to members that are not in sync at this stripe yet.
+        let Some(member) = self.roles[usize::from(role.0)].filter(|&m| self.takes_stores(m)) else {
+            return false;
+        };
+        let offset = self.device_offset(member, stripe) + u64::from(run.offset());
+        let what = IoFor::Store { slot: id, transfer };
+        let io = self.start_io(Io { member, offset, len: mem.len, write: true, what });
+        self.actions.push_back(Action::Write { io, member, offset, mem });
+        true
+    }
+
     fn takes_stores(&self, member: MemberId) -> bool {
         self.members.get(&member).is_some_and(|m| matches!(m.state, State::InSync | State::Rebuilding))
     }
 
-    pub(super) fn stored(&mut self, id: SlotId, member: MemberId, result: Result<(), IoFault>) {
-        if let Err(fault) = result {
-            if let Some(known) = self.members.get_mut(&member) {
-                known.errors += 1;
+    /// A store ended. A run that the medium refused is stored again block by block, so that only what really
+    /// cannot be written counts as bad; how to go on with that is settled when all stores have ended.
+    pub(super) fn stored(&mut self, id: SlotId, io: Io, transfer: Transfer, result: Result<(), IoFault>) {
+        let member = io.member;
+        let mut again = 0;
+        match result {
+            Ok(()) => self.store_taken(member, io.offset, io.len),
+            Err(fault) => {
+                if let Some(known) = self.members.get_mut(&member) {
+                    known.errors += 1;
+                }
+                if fault != IoFault::Io || !self.bears_refusal(member) {
+                    self.fail_member(member, store_fault(fault));
+                } else if transfer.run.count > 1 && self.takes_stores(member) {
+                    let stripe = self.cache.slot(id).stripe;
+                    let single: Vec<Transfer> = transfer.blocks().collect();
+                    again = single.into_iter().filter(|&t| self.start_store(id, stripe, t)).count() as u32;
+                } else if let Some(pass) = &mut self.cache.slot_mut(id).pass {
+                    pass.refused.push((transfer.lane, member, transfer.run.blocks()));
+                }
             }
-            let why = match fault {
-                IoFault::NoSpace => "a write failed: no space is left for the member",
-                IoFault::Gone => "a write failed: the device is gone",
-                IoFault::Io => "a write failed",
-            };
-            self.fail_member(member, why);
         }
         let Some(pass) = &mut self.cache.slot_mut(id).pass else { return };
-        pass.outstanding -= 1;
+        pass.outstanding = pass.outstanding + again - 1;
         if pass.outstanding == 0 {
             self.all_stored(id);
         }
@@ -380,18 +421,27 @@ impl Array {
 
     fn all_stored(&mut self, id: SlotId) {
         self.log_stored(id);
+        let all = Blocks::range(0, self.geometry.strip_blocks());
         let slot = self.cache.slot_mut(id);
         let stripe = slot.stripe;
         let Some(pass) = &mut slot.pass else { return };
-        let repaired = std::mem::take(&mut pass.plan.repaired);
+        let mut repaired = std::mem::take(&mut pass.plan.repaired);
+        let refused = std::mem::take(&mut pass.refused);
         for (lane, blocks) in std::mem::take(&mut pass.stored) {
             let state = &mut slot.lanes[usize::from(lane)];
-            state.bad = state.bad.minus(blocks);
+            let good = blocks.minus(of_lane(&refused, lane));
+            (state.bad, state.logged) = (state.bad.minus(good), state.logged.minus(good));
+        }
+        for (lane, blocks) in &mut repaired {
+            *blocks = blocks.minus(of_lane(&refused, *lane));
         }
         let mismatch = pass.kind.compares()
-            && pass.plan.failed.is_empty()
+            && pass.plan.failed != all
             && pass.verdict.is_some_and(|v| v.p_bad || v.q_bad);
         let found = mismatch && !std::mem::replace(&mut pass.correcting, mismatch);
+        if !refused.is_empty() {
+            self.settle_refused(id, refused);
+        }
         self.note_repairs(stripe, &repaired);
         if found {
             self.count_mismatch();
@@ -431,11 +481,17 @@ impl Array {
             // What was refused must not be read back from the cache.
             slot.lanes.iter_mut().for_each(|l| l.cached = Blocks::NONE);
         }
-        let lost = match &pass {
+        let mut lost = match &pass {
             Some(pass) if pass.failed => Blocks(u64::MAX),
             Some(pass) => pass.plan.failed,
             None => Blocks::NONE,
         };
+        if let Some(Pass { kind: Kind::Sync(kind), failed: false, .. }) = pass
+            && !lost.is_empty()
+            && self.goes_on_without(id, kind, lost)
+        {
+            lost = Blocks::NONE;
+        }
         if let Some(pass) = pass.as_ref().filter(|p| !lost.is_empty() || !p.plan.lost.is_empty()) {
             self.note_unrecovered(stripe, id, lost, pass);
         }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 /// What is less than whole about a range.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Redundancy {
-    /// Members whose blocks are missing here: failed, or not rebuilt yet.
+    /// Members whose blocks are missing here: failed, not rebuilt yet, or bad.
     pub missing: u16,
     /// Parity is not known to match the data here: a resync has not been here.
     pub unmatched: bool,
@@ -55,7 +55,8 @@ impl Array {
         let roles = self.geometry.pattern(stripe).roles.iter();
         let missing = roles.filter(|role| self.in_sync_at(**role, stripe).is_none()).count();
         // There are at most 255 roles.
-        Redundancy { missing: missing as u16, unmatched: !self.parity_trusted(stripe) }
+        let missing = missing as u16 + self.bad_in_a_column(stripe);
+        Redundancy { missing, unmatched: !self.parity_trusted(stripe) }
     }
 
     /// The stripes at which the state may change.
@@ -70,6 +71,7 @@ impl Array {
                 self.members.values().filter_map(|m| m.missed.as_ref()).flat_map(|m| intent.breaks(m)),
             );
         }
+        breaks.extend(self.bad_breaks());
         breaks
     }
 }

@@ -288,10 +288,11 @@ impl Array {
             .find(piece.stripe)
             .is_some_and(|s| s.lanes[usize::from(piece.lane)].bad.meets(part.blocks()));
         let joins_lost = self.degraded && self.reads_lost_too(piece.stripe, first, end);
+        let offset_on = |member| self.device_offset(member, piece.stripe) + u64::from(part.offset);
         match member {
-            Some(member) if !bad && !joins_lost => {
+            Some(member) if !bad && !joins_lost && !self.known_bad(member, offset_on(member), part.len) => {
                 let mem = Mem { place: Place::Request(part.req), offset: part.at, len: part.len };
-                let offset = self.device_offset(member, piece.stripe) + u64::from(part.offset);
+                let offset = offset_on(member);
                 let what = IoFor::Direct { part, stripe: piece.stripe };
                 let io = self.start_io(Io { member, offset, len: part.len, write: false, what });
                 self.actions.push_back(Action::Read { io, member, offset, mem });

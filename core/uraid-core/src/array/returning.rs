@@ -18,7 +18,8 @@ impl Array {
         let newest = self.meta.newest();
         let DevRole::Active(role) = old.role() else { return None };
         let free = self.roles.get(usize::from(role)).is_some_and(Option::is_none);
-        let whole = old.recovery_offset().is_none();
+        // What its bad-block log says is not at hand here: then all of it is rebuilt.
+        let whole = old.recovery_offset().is_none() && !old.features().contains(Features::BAD_BLOCKS);
         let covered = (intent.events_cleared()..=self.meta.events()).contains(&old.events());
         if !(free && whole && covered && describe_the_same(old, newest) && self.knows_us(old)) {
             return None;

@@ -48,6 +48,8 @@ pub struct MemberReport {
     pub rebuilt_stripes: u64,
     /// It was away, and only what it missed is rebuilt.
     pub returning: bool,
+    /// Bytes of its data that its bad-block log tells of.
+    pub bad_bytes: u64,
 }
 
 /// The background pass under way.
@@ -129,6 +131,7 @@ impl Array {
                     errors: m.errors,
                     rebuilt_stripes: m.rebuilt,
                     returning: m.missed.is_some(),
+                    bad_bytes: self.bad_bytes(m),
                 })
                 .collect(),
             sync: self.sync.as_ref().map(|s| SyncReport {

@@ -251,8 +251,8 @@ impl Array {
             // What cannot be read has been told; the other stripes are compared all the same.
             sync.skipped += 1;
         } else if !ok {
-            // Without a log of bad blocks the hole can't be recorded: the pass ends here, and what it
-            // would have gone on to rebuild stays marked as not rebuilt.
+            // The hole can't be recorded in a log of bad blocks: the pass ends here, and what it would have
+            // gone on to rebuild stays marked as not rebuilt.
             if !sync.abort {
                 self.mark_stuck();
             }

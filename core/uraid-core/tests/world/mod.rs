@@ -44,6 +44,12 @@ pub(crate) struct Disk {
     pub(crate) durable: Vec<u8>,
     pub(crate) unflushed: Vec<(u64, Vec<u8>)>,
     pub(crate) bad: BTreeSet<u64>,
+    /// Blocks (of the device) that refuse to be written.
+    pub(crate) refuses: BTreeSet<u64>,
+    /// A refused write leaves the block unreadable.
+    pub(crate) spoils: bool,
+    /// Blocks that the array knows to be bad, as it told; it must not read them.
+    pub(crate) recorded: BTreeSet<u64>,
     pub(crate) dead: bool,
     gap: u64,
     /// Where the data begin, in bytes.
@@ -60,6 +66,9 @@ impl Disk {
             durable: bytes,
             unflushed: vec![],
             bad: BTreeSet::new(),
+            refuses: BTreeSet::new(),
+            spoils: false,
+            recorded: BTreeSet::new(),
             dead: false,
             gap,
             data_start: data_offset,
@@ -69,8 +78,8 @@ impl Disk {
     /// A member all of whose bytes are kept, as they are in `image`.
     pub(crate) fn of_image(image: Vec<u8>, data_start: u64) -> Self {
         let sectors = (image.len() / SECTOR) as u64;
-        let (durable, unflushed, bad) = (image.clone(), vec![], BTreeSet::new());
-        Disk { view: image, durable, unflushed, bad, dead: false, gap: 0, data_start, sectors }
+        let disk = Disk::new(sectors, HEAD, 0);
+        Disk { view: image.clone(), durable: image, data_start, ..disk }
     }
     fn at(&self, offset: u64) -> usize {
         if offset < HEAD { offset as usize } else { (offset - self.gap) as usize }
@@ -91,6 +100,14 @@ impl Disk {
         blocks.for_each(|b| {
             self.bad.remove(&b);
         });
+    }
+    /// Whether a write is refused by the medium: then all of it is left as it was, or cannot be read any more.
+    fn refuse(&mut self, offset: u64, len: usize) -> bool {
+        let hit: Vec<u64> = blocks(offset, len as u64).filter(|b| self.refuses.contains(b)).collect();
+        if self.spoils {
+            self.bad.extend(&hit);
+        }
+        !hit.is_empty()
     }
     pub(crate) fn flush(&mut self) {
         for (offset, bytes) in std::mem::take(&mut self.unflushed) {
@@ -119,6 +136,11 @@ impl Disk {
         self.view = image.clone();
         self.durable = image;
     }
+}
+
+/// The blocks of a device that these bytes touch.
+pub(crate) fn blocks(offset: u64, len: u64) -> std::ops::Range<u64> {
+    offset / 4096..(offset + len).div_ceil(4096)
 }
 
 /// What the array asked for and did not get an answer to yet.
@@ -269,6 +291,11 @@ impl World {
 
     pub(crate) fn over(disks: Vec<Disk>, assembly: &Assembly, slots: u32, rng: Rng, seed: u64) -> Self {
         let ids: Vec<MemberId> = assembly.members.iter().map(|m| MemberId(m.found as u16)).collect();
+        let mut disks = disks;
+        for member in &assembly.members {
+            let ranges = member.bad_blocks.ranges();
+            disks[member.found].recorded = ranges.flat_map(|(s, n)| blocks(s * 512, n * 512)).collect();
+        }
         let array = Array::start(assembly, &ids, config(slots)).expect("starts");
         let strip = array.geometry().strip_bytes() as usize;
         let n = usize::from(array.slot_strips());
@@ -319,6 +346,9 @@ impl World {
     fn act(&mut self, action: Action) {
         match action {
             Action::Read { io, member, offset, mem } => {
+                let recorded = &self.disks[usize::from(member.0)].recorded;
+                let known = blocks(offset, u64::from(mem.len)).any(|b| recorded.contains(&b));
+                assert!(!known, "seed {}: reads what it knows to be bad: {action:?}", self.seed);
                 self.pending.push(Pending::Read { io, member, offset, mem })
             }
             Action::Write { io, member, offset, mem } => {
@@ -341,8 +371,25 @@ impl World {
             }
             Action::Compute { id, plan } => self.pending.push(Pending::Compute { id, plan }),
             Action::Complete { req, result } => self.complete(req, result),
-            Action::Notice(notice) => self.notices.push(notice),
+            Action::Notice(notice) => {
+                self.take_down(&notice);
+                self.notices.push(notice);
+            }
             Action::Stopped { clean } => self.stopped = Some(clean),
+        }
+    }
+
+    /// What a notice says of bad blocks.
+    fn take_down(&mut self, notice: &Notice) {
+        match notice {
+            Notice::BadBlocksRecorded { member, offset, len } => {
+                self.disks[usize::from(member.0)].recorded.extend(blocks(*offset, *len));
+            }
+            Notice::BadBlocksCleared { member, offset, len } => {
+                let recorded = &mut self.disks[usize::from(member.0)].recorded;
+                recorded.retain(|block| !blocks(*offset, *len).contains(block));
+            }
+            _ => {}
         }
     }
 
@@ -374,6 +421,12 @@ impl World {
             return false;
         }
         let at = self.rng.below(self.pending.len() as u64) as usize;
+        self.answer_at(at);
+        true
+    }
+
+    /// Answers what is pending at this place.
+    pub(crate) fn answer_at(&mut self, at: usize) {
         let op = self.pending.swap_remove(at);
         let event = match op {
             Pending::Read { io, member, offset, mem } => {
@@ -415,7 +468,6 @@ impl World {
             }
         };
         self.tell(event);
-        true
     }
 
     fn write(&mut self, io: IoId, member: MemberId, offset: u64, bytes: &[u8], durable: bool) -> Event {
@@ -423,6 +475,9 @@ impl World {
         if disk.dead || self.fail_writes_of == Some(member) {
             let fault = if disk.dead { IoFault::Gone } else { IoFault::NoSpace };
             return Event::IoDone { io, result: Err(fault) };
+        }
+        if disk.refuse(offset, bytes.len()) {
+            return Event::IoDone { io, result: Err(IoFault::Io) };
         }
         disk.write(offset, bytes);
         if durable {
@@ -645,6 +700,10 @@ impl World {
         if raw_ok {
             let raw = self.raw();
             for s in std::mem::take(&mut self.fuzzy) {
+                if self.is_recorded(s) {
+                    self.fuzzy.insert(s);
+                    continue;
+                }
                 let at = (s * 512) as usize;
                 self.model[at..at + 512].copy_from_slice(&raw[at..at + 512]);
             }
@@ -677,6 +736,26 @@ impl World {
             at += u64::from(piece.len);
         }
         out
+    }
+
+    /// Whether the block of a sector of the array is known to be bad: what its member holds says nothing.
+    fn is_recorded(&self, sector: u64) -> bool {
+        let g = self.array.geometry();
+        let piece = g.piece(sector * 512, 512);
+        let role = g.pattern(piece.stripe).roles[usize::from(piece.lane)];
+        let Some(&member) = self.by_role().get(&role) else { return false };
+        let offset = self.data_offset(member) + g.member_offset(piece.stripe) + u64::from(piece.offset);
+        self.disks[usize::from(member.0)].recorded.contains(&(offset / 4096))
+    }
+
+    /// The stripes that have a block that is known to be bad, or cannot be read.
+    pub(crate) fn holed_stripes(&self) -> BTreeSet<u64> {
+        let strip = u64::from(self.array.geometry().strip_bytes());
+        let of = |disk: &Disk| {
+            let start = disk.data_start();
+            disk.recorded.union(&disk.bad).map(|block| (block * 4096 - start) / strip).collect::<Vec<_>>()
+        };
+        self.disks.iter().flat_map(of).collect()
     }
 
     fn data_offset(&self, member: MemberId) -> u64 {
@@ -716,9 +795,17 @@ impl World {
                 }
             }
             for (lane, want) in [(Some(g.p_lane()), &p), (g.q_lane(), &q)] {
-                if let Some(have) = lane.and_then(strip) {
+                let Some(have) = lane.and_then(strip) else { continue };
+                // What is known to be bad says nothing about its column.
+                let known = |at: usize| {
+                    by_role.values().any(|&member| {
+                        let offset = self.data_offset(member) + g.member_offset(stripe) + at as u64;
+                        self.disks[usize::from(member.0)].recorded.contains(&(offset / 4096))
+                    })
+                };
+                for at in (0..len).step_by(4096).filter(|&at| !known(at)) {
                     assert!(
-                        have == &want[..],
+                        have[at..at + 4096] == want[at..at + 4096],
                         "seed {}: parity of stripe {stripe} lane {lane:?} is wrong",
                         self.seed
                     );

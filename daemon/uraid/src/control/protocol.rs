@@ -349,6 +349,9 @@ pub struct MemberStatus {
     pub errors: u64,
     /// Sectors that were repaired by rewriting them.
     pub corrected_sectors: u64,
+    /// Bytes that its bad-block log tells of.
+    #[serde(default)]
+    pub bad_bytes: u64,
     /// How it is read and written: `uring` or `sync`.
     pub io: Option<String>,
     /// Whether the page cache is bypassed.

@@ -72,6 +72,8 @@ pub fn message_id(kind: EventKind) -> &'static str {
         EventKind::Mismatch => "3d56856cb78648c092cee81726510b24",
         EventKind::ReadErrorCorrected => "095af4ce3ff3421ebbd47dea1061c1da",
         EventKind::ReadErrorUnrecovered => "fb3598ac75e24b1195e5788b686ce9d4",
+        EventKind::BadBlocksRecorded => "3c9d9a2b56e14cf58f0d3b7d1a64c2e8",
+        EventKind::BadBlocksCleared => "a1f7c05be2d84b0c9b68415f27d93e06",
         EventKind::ComputeFailed => "b83e1c140c29405bb90461005ddf9c41",
         EventKind::EngineQuarantined => "29123bc5d52a462d83ffa334e962832e",
         EventKind::EngineRevived => "b0f2c1ee9ded4f8490d530b2abc974a7",
@@ -91,6 +93,7 @@ pub(super) fn severity(kind: EventKind) -> Severity {
         | EventKind::Restored
         | EventKind::MemberAdded
         | EventKind::MemberInSync
+        | EventKind::BadBlocksCleared
         | EventKind::ResyncStarted
         | EventKind::ResyncEnded
         | EventKind::ScrubStarted
@@ -109,6 +112,7 @@ pub(super) fn severity(kind: EventKind) -> Severity {
         EventKind::Degraded
         | EventKind::MemberFailed
         | EventKind::ReadErrorUnrecovered
+        | EventKind::BadBlocksRecorded
         | EventKind::ComputeFailed
         | EventKind::EngineStuck
         | EventKind::StoppedUnclean => Severity::Error,
@@ -123,6 +127,8 @@ pub(super) fn may_flood(kind: EventKind) -> bool {
         EventKind::ClientRefused
             | EventKind::ReadErrorCorrected
             | EventKind::ReadErrorUnrecovered
+            | EventKind::BadBlocksRecorded
+            | EventKind::BadBlocksCleared
             | EventKind::ComputeFailed
     )
 }
@@ -157,6 +163,8 @@ fn of_notice(record: &NoticeRecord) -> Vec<Event> {
         Notice::ArrayBroken => event(EventKind::Broken),
         Notice::ReadErrorCorrected { .. } => event(EventKind::ReadErrorCorrected),
         Notice::ReadErrorUnrecovered { .. } => event(EventKind::ReadErrorUnrecovered),
+        Notice::BadBlocksRecorded { .. } => event(EventKind::BadBlocksRecorded),
+        Notice::BadBlocksCleared { .. } => event(EventKind::BadBlocksCleared),
         Notice::SyncStarted { kind: SyncKind::Resync } => event(EventKind::ResyncStarted),
         Notice::SyncStarted { kind: SyncKind::Scrub } => event(EventKind::ScrubStarted),
         Notice::SyncStarted { kind: SyncKind::Rebuild } => event(EventKind::RebuildStarted),

@@ -145,6 +145,16 @@ pub(super) const FAMILIES: &[Family] = &[
             }
         },
     ),
+    gauge(
+        "uraid_member_bad_bytes",
+        &["member"],
+        "Bytes of the member that its bad-block log tells of: they count as lost until they are written.",
+        |source, out| {
+            for (path, member) in members(source) {
+                out.add(&[&path], member.bad_bytes);
+            }
+        },
+    ),
     counter(
         "uraid_member_corrected_bytes_total",
         &["member"],

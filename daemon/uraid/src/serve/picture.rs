@@ -160,6 +160,7 @@ fn missing(role: u32) -> MemberStatus {
         events: None,
         errors: 0,
         corrected_sectors: 0,
+        bad_bytes: 0,
         io: None,
         direct: None,
         operations: Vec::new(),
@@ -179,6 +180,7 @@ fn member_status(shard: &ShardStatus, member: &MemberInfo, role: Option<u32>) ->
         events: Some(member.report.events),
         errors: member.report.errors,
         corrected_sectors: shard.totals.corrected_of(member.report.member) / SECTOR,
+        bad_bytes: member.report.bad_bytes,
         io: member.backend.as_ref().map(|backend| match backend.engine {
             uraid_blockio::Engine::Uring => "uring".to_owned(),
             uraid_blockio::Engine::Sync => "sync".to_owned(),

@@ -28,6 +28,7 @@ pub(crate) fn example_status() -> Status {
         events: path.map(|_| 42),
         errors: 0,
         corrected_sectors: 0,
+        bad_bytes: 0,
         io: path.map(|_| "uring".to_owned()),
         direct: path.map(|_| true),
         operations: path.map(|_| operations(&["read", "write", "flush", "write_meta"])).unwrap_or_default(),
