@@ -45,7 +45,8 @@ fn a_member_is_taken_with_its_log_or_not_at_all() {
     // The logs of the other two hold nothing that counts: their superblocks do not speak of them.
     assert_eq!(bad, [vec![], vec![(2048, 8), (2200, 64)], vec![(4000, 16)], vec![]]);
     assert_eq!(rejected, [""; 0]);
-    let damage: [(Option<Result<Vec<u8>, String>>, &str); 3] = [
+    type Read = Option<Result<Vec<u8>, String>>;
+    let damage: [(Read, &str); 3] = [
         (None, "d2: its bad-block log cannot be used: it was not read"),
         (Some(Err("EIO".into())), "d2: its bad-block log cannot be used: it cannot be read: EIO"),
         (Some(Ok(vec![0xff; 512])), "d2: its bad-block log cannot be used: 512 bytes of 4096 could be read"),

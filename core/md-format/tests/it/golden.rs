@@ -95,10 +95,7 @@ fn setters_change_their_bytes_and_no_others() {
 
 /// The arrays whose members all carry a feature that is refused, by a part of the name.
 fn refused_feature(case: &str) -> Option<Features> {
-    let table = [
-        ("journal", Features::JOURNAL),
-        ("midreshape", Features::RESHAPE | Features::NEW_OFFSET),
-    ];
+    let table = [("journal", Features::JOURNAL), ("midreshape", Features::RESHAPE | Features::NEW_OFFSET)];
     let named = table.into_iter().find(|(part, _)| case.contains(part)).map(|(_, features)| features);
     let any = crate::common::case(case).iter().any(|one| one.text("features") != "-");
     named.filter(|_| any)

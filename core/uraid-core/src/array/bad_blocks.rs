@@ -77,7 +77,7 @@ impl BadLog {
     }
 
     /// The log to write, if it changed: first byte and bytes. It counts as written.
-    pub(super) fn to_write(&mut self) -> Option<(u64, Vec<u8>)> {
+    pub(super) fn take_changed(&mut self) -> Option<(u64, Vec<u8>)> {
         let (offset, log) = self.place?;
         if self.kept == self.written {
             return None;
@@ -277,7 +277,7 @@ impl Array {
     pub(super) fn changed_logs(&mut self) -> Vec<MetaBytes> {
         let live = |m: &&mut super::members::Member| m.state != super::members::State::Failed;
         let members = self.members.values_mut().filter(live);
-        members.filter_map(|m| m.bad.to_write().map(|(offset, bytes)| (m.id, offset, bytes))).collect()
+        members.filter_map(|m| m.bad.take_changed().map(|(offset, bytes)| (m.id, offset, bytes))).collect()
     }
 
     /// A sync pass ended over a stripe of which not all could be done: whether it counts as done all the same.

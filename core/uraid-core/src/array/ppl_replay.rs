@@ -8,7 +8,7 @@ use super::cache::Work;
 use super::pass::{Kind, Pass};
 use super::ppl::LogIo;
 use super::{Array, Io, IoFor};
-use crate::blocks::Run;
+use crate::blocks::{Blocks, Run};
 use crate::geometry::Geometry;
 use crate::{Action, ComputeFault, IoFault, Mem, MemberId, Place, Role, SlotId, Step};
 use md_format::{ArrayPpl, Assembly, PplReplay};
@@ -107,10 +107,26 @@ impl Array {
     pub(super) fn queue_replay(&mut self) {
         let Some(ppl) = &mut self.ppl else { return };
         let pieces = std::mem::take(&mut ppl.replay.pieces);
+        let pieces: Vec<Piece> = pieces.into_iter().flat_map(|piece| self.readable_parts(piece)).collect();
+        let Some(ppl) = &mut self.ppl else { return };
         ppl.replay.under_way = pieces.len();
         for piece in pieces {
             self.cache.push(piece.stripe, Work::Replay(piece), true);
         }
+    }
+
+    /// A piece without the blocks of which a written one is known to be bad: to parity it is as if its member were
+    /// missing.
+    fn readable_parts(&self, piece: Piece) -> Vec<Piece> {
+        let roles = &self.geometry.pattern(piece.stripe).roles;
+        let written = piece.written().filter_map(|lane| roles.get(usize::from(lane)));
+        let members = written.filter_map(|role| self.in_sync_at(*role, piece.stripe));
+        let bad = members.fold(Blocks::NONE, |all, member| all.or(self.bad_in_strip(member, piece.stripe)));
+        let part = |run: Run| {
+            let skipped = u64::from(run.offset() - piece.run.offset());
+            Piece { run, pp_offset: piece.pp_offset.map(|at| at + skipped), ..piece }
+        };
+        piece.run.blocks().minus(bad).runs().map(part).collect()
     }
 
     /// Reads what a piece needs.
@@ -153,7 +169,7 @@ impl Array {
     pub(super) fn replay_io_done(&mut self, id: SlotId, io: Io, result: Result<(), IoFault>) {
         match result {
             Err(_) if io.write => self.fail_member(io.member, "a write failed"),
-            Err(fault) => drop(self.read_failed(io.member, fault, crate::blocks::Blocks::NONE)),
+            Err(fault) => drop(self.read_failed(io.member, fault, Blocks::NONE)),
             Ok(()) => {}
         }
         let Some(pass) = &mut self.cache.slot_mut(id).pass else { return };
