@@ -25,8 +25,8 @@ const GIB: u64 = 1 << 21;
 /// Sectors of the partial parity log of a new array.
 const PPL_SECTORS: u64 = 2048;
 
-/// Where version 1.2 has its superblock.
-const SUPER_SECTOR: u64 = 8;
+/// Sectors of a new bad-block log.
+const LOG_SECTORS: u64 = 8;
 
 /// What array to make. Lengths are in sectors.
 #[derive(Clone, Debug)]
@@ -52,6 +52,8 @@ pub struct CreateParams<'a> {
     /// Whether parity is known to be good already (all members zero, or the operator says so); otherwise
     /// the array starts with a resync.
     pub clean: bool,
+    /// Where the superblocks lie; [`Minor::V2`] unless the operator wants another place.
+    pub minor: Minor,
     /// Whether it gets a write-intent bitmap.
     pub bitmap: IntentBitmap,
     /// Whether it gets a partial parity log; RAID 5 without a bitmap can have one.
@@ -174,20 +176,22 @@ pub(crate) fn table_sectors(entries: u32) -> u64 {
     (HEAD_BYTES as u64 + u64::from(entries) * 2).div_ceil(SECTOR)
 }
 
-/// Makes the superblocks of a new array, version 1.2, one a member in the order of the roles: member
-/// number and role are the index. The array starts at event 1, clean or waiting for a resync from 0.
+/// Makes the superblocks of a new array, one a member in the order of the roles: member number and role are the
+/// index. The array starts at event 1, clean or waiting for a resync from 0.
 ///
 /// # Errors
 /// What was asked for is impossible.
 pub fn plan_create(params: &CreateParams<'_>) -> Result<Vec<Superblock>, CreateError> {
     check_params(params)?;
     let smallest = params.members.iter().copied().min().unwrap_or(0);
-    let room = if params.ppl { PPL_SECTORS } else { bitmap_room(smallest) };
-    let data_offset = data_offset(smallest, params.chunk_sectors, room);
+    let data_offset = match params.minor {
+        Minor::V0 => 0,
+        Minor::V1 | Minor::V2 => data_offset(smallest, params.chunk_sectors, room_beside(params, smallest)),
+    };
     let size = used_sectors(params, smallest, data_offset)?;
-    let head = array_head(params, data_offset, size)?;
+    let (head, beside) = array_head(params, data_offset, size)?;
     let members = params.members.iter().zip(params.device_uuids).enumerate();
-    members.map(|(index, (&sectors, uuid))| member(params, head, index, sectors, *uuid)).collect()
+    members.map(|(index, (&sectors, uuid))| member(params, head, beside, index, sectors, *uuid)).collect()
 }
 
 /// A member of a new array that has more room than the array uses.
@@ -264,23 +268,49 @@ fn data_offset(device_sectors: u64, chunk_sectors: u32, room: u64) -> u64 {
     (24 + room + headroom).next_multiple_of(2048)
 }
 
+/// Sectors that are kept beside the superblock for a bitmap or a log, by the size of a device or of the array.
+fn room_beside(params: &CreateParams<'_>, sectors: u64) -> u64 {
+    if params.ppl { PPL_SECTORS } else { bitmap_room(sectors) }
+}
+
+/// Sectors of a device that data can have.
+fn data_room(params: &CreateParams<'_>, device_sectors: u64, data_offset: u64) -> u64 {
+    let end = match params.minor {
+        Minor::V1 | Minor::V2 => device_sectors,
+        Minor::V0 => match location(params.minor, device_sectors) {
+            // In front of the superblock are the bad-block log and what lies beside it.
+            Some(at) => at.sector.saturating_sub(LOG_SECTORS + room_beside(params, device_sectors)),
+            None => 0,
+        },
+    };
+    end.saturating_sub(data_offset)
+}
+
+fn location(minor: Minor, device_sectors: u64) -> Option<Location> {
+    candidates(device_sectors).into_iter().find(|at| at.minor == minor)
+}
+
 /// What is used of each member, in whole chunks, having checked that every member has it.
 fn used_sectors(params: &CreateParams<'_>, smallest: u64, data_offset: u64) -> Result<u64, CreateError> {
     let chunk = u64::from(params.chunk_sectors);
-    let wanted = params.size_sectors.unwrap_or_else(|| smallest.saturating_sub(data_offset).max(chunk));
+    let wanted = params.size_sectors.unwrap_or_else(|| data_room(params, smallest, data_offset).max(chunk));
     let size = wanted / chunk * chunk;
     if size == 0 {
         return Err(CreateError::Size { size_sectors: wanted, chunk_sectors: params.chunk_sectors });
     }
-    let needed = data_offset.checked_add(size).ok_or(CreateError::TooLarge)?;
-    match params.members.iter().enumerate().find(|&(_, &sectors)| sectors < needed) {
+    // Behind the start of a superblock at the end lie 16 to 23 sectors.
+    let behind = if params.minor == Minor::V0 { LOG_SECTORS + room_beside(params, size) + 23 } else { 0 };
+    let needed = data_offset.checked_add(size).and_then(|sum| sum.checked_add(behind));
+    let needed = needed.ok_or(CreateError::TooLarge)?;
+    let short = |&(_, &sectors): &(usize, &u64)| data_room(params, sectors, data_offset) < size;
+    match params.members.iter().enumerate().find(short) {
         Some((index, &device_sectors)) => Err(CreateError::MemberTooSmall { index, device_sectors, needed }),
         None => Ok(size),
     }
 }
 
-/// The fields that all members have in common.
-fn array_head(params: &CreateParams<'_>, data_offset: u64, size: u64) -> Result<Head, CreateError> {
+/// The fields that all members have in common, and the sectors of what lies beside the superblock.
+fn array_head(params: &CreateParams<'_>, data_offset: u64, size: u64) -> Result<(Head, u64), CreateError> {
     let members = params.members.len() as u32;
     let mut head = Head([0; HEAD_BYTES]);
     head.put(wire::MAGIC, wire::MAGIC_VALUE.to_le_bytes());
@@ -297,48 +327,60 @@ fn array_head(params: &CreateParams<'_>, data_offset: u64, size: u64) -> Result<
     head.put(wire::CHUNK, params.chunk_sectors.to_le_bytes());
     head.put(wire::RAID_DISKS, members.to_le_bytes());
     head.put(wire::DATA_OFFSET, data_offset.to_le_bytes());
-    head.put(wire::SUPER_OFFSET, SUPER_SECTOR.to_le_bytes());
-    head.put(wire::BBLOG_SIZE, 8_u16.to_le_bytes());
-    // Behind the superblock and the bitmap or the room for one; at most 8 + 256, far before the data.
+    head.put(wire::BBLOG_SIZE, (LOG_SECTORS as u16).to_le_bytes());
     let room = bitmap_room(size);
-    let log = match params.bitmap {
-        IntentBitmap::None if params.ppl => {
-            head.put(wire::FEATURES, Features::MULTIPLE_PPLS.bits().to_le_bytes());
-            head.put(wire::PPL_OFFSET, 8_i16.to_le_bytes());
-            head.put(wire::PPL_SIZE, (PPL_SECTORS as u16).to_le_bytes());
-            8 + PPL_SECTORS
-        }
-        IntentBitmap::None => 8 + room,
+    let beside = match params.bitmap {
+        IntentBitmap::None if params.ppl => PPL_SECTORS,
+        IntentBitmap::None => room,
         IntentBitmap::Internal { chunk_bytes } => {
-            head.put(wire::FEATURES, Features::BITMAP.bits().to_le_bytes());
-            head.put(wire::BITMAP_OFFSET, 8_i32.to_le_bytes());
-            8 + bitmap::planned_bytes(size, room * SECTOR, chunk_bytes)?.1 / SECTOR
+            bitmap::planned_bytes(size, room * SECTOR, chunk_bytes)?.1 / SECTOR
         }
     };
-    head.put(wire::BBLOG_OFFSET, (log as i32).to_le_bytes());
+    // Seen from the superblock: behind it and far before the data, or in front of it and behind the data. At most
+    // 2048 sectors and the log, so the narrowest field holds it.
+    let (first, log) = match params.minor {
+        Minor::V0 => (-((beside + LOG_SECTORS) as i32), -(LOG_SECTORS as i32)),
+        Minor::V1 | Minor::V2 => (8, 8 + beside as i32),
+    };
+    head.put(wire::BBLOG_OFFSET, log.to_le_bytes());
+    if params.ppl {
+        head.put(wire::FEATURES, Features::MULTIPLE_PPLS.bits().to_le_bytes());
+        head.put(wire::PPL_OFFSET, (first as i16).to_le_bytes());
+        head.put(wire::PPL_SIZE, (PPL_SECTORS as u16).to_le_bytes());
+    } else if params.bitmap != IntentBitmap::None {
+        head.put(wire::FEATURES, Features::BITMAP.bits().to_le_bytes());
+        head.put(wire::BITMAP_OFFSET, first.to_le_bytes());
+    }
     head.put(wire::EVENTS, 1_u64.to_le_bytes());
     let resync_offset = if params.clean { wire::CLEAN } else { 0 };
     head.put(wire::RESYNC_OFFSET, resync_offset.to_le_bytes());
     head.put(wire::MAX_DEV, table_entries(members).to_le_bytes());
-    Ok(head)
+    Ok((head, beside))
 }
 
 /// The superblock of one member of a new array.
 fn member(
     params: &CreateParams<'_>,
     mut head: Head,
+    beside: u64,
     index: usize,
     device_sectors: u64,
     device_uuid: Uuid,
 ) -> Result<Superblock, CreateError> {
-    let data_size = device_sectors.saturating_sub(head.u64(wire::DATA_OFFSET));
+    let no_room = CreateError::Impossible(SuperblockError::NoRoom { device_sectors });
+    let at = location(params.minor, device_sectors).ok_or(no_room)?;
+    let end = match params.minor {
+        Minor::V0 => at.sector.saturating_sub(LOG_SECTORS + beside),
+        Minor::V1 | Minor::V2 => device_sectors,
+    };
+    let data_size = end.saturating_sub(head.u64(wire::DATA_OFFSET));
+    head.put(wire::SUPER_OFFSET, at.sector.to_le_bytes());
     head.put(wire::DATA_SIZE, data_size.to_le_bytes());
     head.put(wire::DEV_NUMBER, (index as u32).to_le_bytes());
     head.put(wire::DEVICE_UUID, device_uuid.0);
     let entries = head.u32(wire::MAX_DEV) as usize;
     // The count of members is bounded by the role table, so an index is a role.
     let roles = (0..entries).map(|at| if at < params.members.len() { at as u16 } else { wire::ROLE_SPARE });
-    let at = Location { minor: Minor::V2, sector: SUPER_SECTOR };
     finish(head, roles.collect(), at, device_sectors).map_err(CreateError::Impossible)
 }
 

@@ -25,6 +25,7 @@
 //!     device_uuids: &[Uuid([2; 16]), Uuid([3; 16]), Uuid([4; 16])],
 //!     now: 1_800_000_000,
 //!     clean: true,
+//!     minor: Minor::V2,
 //!     bitmap: IntentBitmap::None,
 //!     ppl: false,
 //! })?;

@@ -373,6 +373,7 @@ impl Large {
             device_uuids: &[1, 2, 3, 4].map(|n| Uuid([n; 16])),
             now: 1_700_000_000,
             clean: true,
+            minor: md_format::Minor::V2,
             bitmap: IntentBitmap::Internal { chunk_bytes: Some(65536) },
             ppl: false,
         });

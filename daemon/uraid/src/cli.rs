@@ -69,6 +69,40 @@ pub enum LevelArg {
     Raid6,
 }
 
+/// Versions of the superblock.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MetadataArg {
+    /// At the end of each member.
+    #[value(name = "1.0")]
+    V0,
+    /// At the start of each member.
+    #[value(name = "1.1")]
+    V1,
+    /// 4 KiB behind the start of each member.
+    #[value(name = "1.2", alias = "1", alias = "default")]
+    V2,
+}
+
+/// Places for a write-intent bitmap.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BitmapArg {
+    /// There is none.
+    None,
+    /// Beside the superblock of each member.
+    Internal,
+}
+
+/// mdadm's words for what makes parity match after a crash.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PolicyArg {
+    /// All of it is made anew.
+    Resync,
+    /// What the write-intent bitmap names.
+    Bitmap,
+    /// What the partial parity log names.
+    Ppl,
+}
+
 /// `uraid create`
 #[derive(Args, Debug)]
 pub struct CreateArgs {
@@ -84,6 +118,25 @@ pub struct CreateArgs {
     /// Order of data and parity over the members [default: left-symmetric].
     #[arg(long)]
     pub layout: Option<String>,
+    /// Host to which the array belongs: it stands before the name in the superblock where both have room, so that
+    /// mdadm tells arrays of this machine from those of others; `none` for no host [default: this machine's name].
+    #[arg(long, value_name = "HOST")]
+    pub homehost: Option<String>,
+    /// Version of the superblock: 1.0 lies at the end of members, 1.1 at their start, 1.2 4 KiB behind that.
+    #[arg(long, value_name = "VERSION", default_value = "1.2")]
+    pub metadata: MetadataArg,
+    /// Write-intent bitmap, so that after a crash only what was being written is resynced: internal or none
+    /// [default: internal if more than 100 GiB of each member are used].
+    #[arg(long, value_name = "WHERE")]
+    pub bitmap: Option<BitmapArg>,
+    /// Bytes of each member that a bit of the bitmap stands for: a power of two from 4K
+    /// [default: 64M, or more if the bits would not fit].
+    #[arg(long, value_name = "SIZE")]
+    pub bitmap_chunk: Option<Size>,
+    /// What makes parity match after a crash: resync (all of it), bitmap (what was being written) or ppl (RAID 5, a
+    /// partial parity log, which also closes the write hole) [default: as --bitmap says].
+    #[arg(long, value_name = "POLICY")]
+    pub consistency_policy: Option<PolicyArg>,
     /// Size of each member file that does not exist yet.
     #[arg(long)]
     pub size: Option<Size>,
@@ -438,6 +491,8 @@ mod tests {
         for line in [
             "uraid create --level 6 --chunk 64K --name v --layout left-symmetric --size 1G --assume-clean --force a b c d",
             "uraid create --level raid5 --name v a b c",
+            "uraid create --level 5 --name v --metadata 1.0 --homehost h --bitmap internal --bitmap-chunk 64M a b c",
+            "uraid create --level 5 --name v --metadata default --consistency-policy ppl a b c",
             "uraid assemble --scan",
             "uraid assemble --scan --json --write --config none --uuid 3aaa0122:29827cfa:5331ad66:ca767371 v",
             "uraid assemble --write --device none --directory /d v a b c",
@@ -481,6 +536,8 @@ mod tests {
             "uraid create --level 1 --name v a b",
             "uraid create --level 5 --name a/b a b c",
             "uraid create --level 5 --name v --chunk 64KB a b c",
+            "uraid create --level 5 --name v --metadata 0.90 a b c",
+            "uraid create --level 5 --name v --bitmap /file a b c",
             "uraid assemble",
             "uraid assemble --config f v a",
             "uraid assemble --uuid 1 --scan",

@@ -8,20 +8,29 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use md_format::{CreateError, CreateParams, Layout, Level, SECTOR, Superblock, Uuid, plan_create};
+use md_format::{
+    CreateError, CreateParams, IntentBitmap, Layout, Level, Minor, SECTOR, Superblock, Uuid, plan_create,
+    unsupported,
+};
 use nix::sys::signal::{SigSet, Signal};
 use uraid_config::Size;
 use uraid_core::{Geometry, GeometryError, MAX_MEMBERS};
 
 use crate::assembly::WRITERS_GONE;
 use crate::claims;
-use crate::cli::{CreateArgs, LevelArg};
+use crate::cli::{BitmapArg, CreateArgs, LevelArg, MetadataArg, PolicyArg};
 use crate::device::{Access, Device, DeviceKind, identity_of};
 use crate::failure::Failure;
 use crate::human;
 use crate::journal::Journal;
 use crate::probe::{self, Finding};
 use crate::{out, scan};
+use beside::Beside;
+
+mod beside;
+
+/// From this size used of a member on it gets a bitmap unless told otherwise, as mdadm has it.
+const BITMAP_ABOVE: u64 = 100 << 30;
 
 /// A member as it is before anything is written.
 enum Candidate {
@@ -54,15 +63,16 @@ pub fn run(args: &CreateArgs) -> Result<(), Failure> {
     let members = inspect_all(args)?;
     let clean = args.assume_clean || members.iter().all(Candidate::is_zero);
     let plan = plan(args, level, layout, &members, clean)?;
+    let beside = beside::of(&plan, args.bitmap_chunk.map(Size::bytes)).map_err(Failure::Usage)?;
     if !args.force {
         refuse_valuable(&members)?;
     }
     let zero = members.iter().all(Candidate::is_zero);
     let made: Vec<bool> = members.iter().map(|member| matches!(member, Candidate::New { .. })).collect();
     if let Some(first) = plan.first() {
-        claims::note(first.set_uuid(), &first.name());
+        claims::note(first.set_uuid(), &first.short_name());
     }
-    write_all(members, &plan)?;
+    write_all(members, &plan, &beside)?;
     summary(args, &plan, &made, zero)
 }
 
@@ -210,34 +220,91 @@ fn plan(
     })?;
     let sizes: Vec<u64> = members.iter().map(Candidate::sectors).collect();
     let device_uuids: Vec<Uuid> = members.iter().map(|_| random_uuid()).collect();
+    let (bitmap, ppl) = consistency(args)?;
+    let name = full_name(args);
     let params = CreateParams {
         level,
         layout,
         chunk_sectors,
-        name: args.name.as_str(),
+        name: &name,
         members: &sizes,
         size_sectors: None,
         set_uuid: random_uuid(),
         device_uuids: &device_uuids,
         now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         clean,
-        bitmap: md_format::IntentBitmap::None,
-        ppl: false,
+        minor: match args.metadata {
+            MetadataArg::V0 => Minor::V0,
+            MetadataArg::V1 => Minor::V1,
+            MetadataArg::V2 => Minor::V2,
+        },
+        bitmap: bitmap.unwrap_or(IntentBitmap::None),
+        ppl,
     };
-    let plan = plan_create(&params).map_err(|error| match error {
-        CreateError::MemberTooSmall { index, device_sectors, needed } => Failure::operating(format!(
-            "{} is too small: it has {}, at least {} are needed; nothing was changed",
-            members.get(index).map(Candidate::path).unwrap_or(Path::new("a member")).display(),
-            human::bytes(device_sectors.saturating_mul(SECTOR)),
-            human::bytes(needed.saturating_mul(SECTOR)),
-        )),
-        CreateError::TooLarge => Failure::operating(error),
-        other => Failure::Usage(other.to_string()),
-    })?;
+    let make = |params: &CreateParams<'_>| {
+        plan_create(params).map_err(|error| match error {
+            CreateError::MemberTooSmall { index, device_sectors, needed } => Failure::operating(format!(
+                "{} is too small: it has {}, at least {} are needed; nothing was changed",
+                members.get(index).map(Candidate::path).unwrap_or(Path::new("a member")).display(),
+                human::bytes(device_sectors.saturating_mul(SECTOR)),
+                human::bytes(needed.saturating_mul(SECTOR)),
+            )),
+            CreateError::TooLarge => Failure::operating(error),
+            other => Failure::Usage(other.to_string()),
+        })
+    };
+    let mut plan = make(&params)?;
+    let used = plan.first().map_or(0, Superblock::size_sectors).saturating_mul(SECTOR);
+    if bitmap.is_none() && !ppl && used > BITMAP_ABOVE {
+        let with = make(&CreateParams { bitmap: IntentBitmap::Internal { chunk_bytes: None }, ..params })?;
+        if with.first().and_then(unsupported).is_none() {
+            plan = with;
+        }
+    }
+    if let Some(what) = plan.first().and_then(unsupported) {
+        return Err(Failure::Usage(format!(
+            "an array with this cannot be served, so it is not made: {what}"
+        )));
+    }
     let size = plan.first().map_or(0, Superblock::size_sectors).saturating_mul(SECTOR);
     let roles = u16::try_from(plan.len()).unwrap_or(u16::MAX);
     Geometry::new(level, layout, roles, args.chunk.bytes(), size).map_err(Failure::operating)?;
     Ok(plan)
+}
+
+/// The bitmap that was asked for, none if nothing was said about it, and whether a partial parity log was.
+fn consistency(args: &CreateArgs) -> Result<(Option<IntentBitmap>, bool), Failure> {
+    let internal = IntentBitmap::Internal { chunk_bytes: args.bitmap_chunk.map(Size::bytes) };
+    let (bitmap, ppl) = match (args.consistency_policy, args.bitmap) {
+        (Some(PolicyArg::Ppl), Some(BitmapArg::Internal)) => {
+            return Err(Failure::Usage("an array has a bitmap or a partial parity log, not both".to_owned()));
+        }
+        (Some(PolicyArg::Bitmap), Some(BitmapArg::None))
+        | (Some(PolicyArg::Resync), Some(BitmapArg::Internal)) => {
+            return Err(Failure::Usage("--bitmap and --consistency-policy contradict each other".to_owned()));
+        }
+        (Some(PolicyArg::Ppl), _) => (Some(IntentBitmap::None), true),
+        (Some(PolicyArg::Bitmap), _) | (None, Some(BitmapArg::Internal)) => (Some(internal), false),
+        (Some(PolicyArg::Resync), _) | (None, Some(BitmapArg::None)) => (Some(IntentBitmap::None), false),
+        (None, None) => (args.bitmap_chunk.map(|_| internal), false),
+    };
+    if args.bitmap_chunk.is_some() && bitmap != Some(internal) {
+        return Err(Failure::Usage("--bitmap-chunk is for an array with --bitmap internal".to_owned()));
+    }
+    Ok((bitmap, ppl))
+}
+
+/// The name as it stands in the superblock: `host:name` if both have room in 31 bytes, as mdadm has it.
+fn full_name(args: &CreateArgs) -> String {
+    let name = args.name.as_str();
+    let told = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let host = args.homehost.clone().unwrap_or_else(told);
+    let plain = !host.is_empty() && !host.contains(|c: char| c == '/' || c == ':' || c.is_control());
+    let room = host.len() + 1 + name.len() < 32;
+    match plain && room && host != "none" && !name.contains(':') {
+        true => format!("{host}:{name}"),
+        false => name.to_owned(),
+    }
 }
 
 fn random_uuid() -> Uuid {
@@ -246,18 +313,18 @@ fn random_uuid() -> Uuid {
 
 /// Writes with the signals that end a program held back, so that Ctrl-C cannot come between the first
 /// write and the last; they arrive afterwards.
-fn write_all(members: Vec<Candidate>, plan: &[Superblock]) -> Result<(), Failure> {
+fn write_all(members: Vec<Candidate>, plan: &[Superblock], beside: &[Beside]) -> Result<(), Failure> {
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     signals.thread_block().map_err(Failure::operating)?;
-    let written = write_members(members, plan);
+    let written = write_members(members, plan, beside);
     signals.thread_unblock().map_err(Failure::operating)?;
     written
 }
 
 /// Makes the missing files, removes old signatures, and writes the superblocks.
-fn write_members(members: Vec<Candidate>, plan: &[Superblock]) -> Result<(), Failure> {
+fn write_members(members: Vec<Candidate>, plan: &[Superblock], beside: &[Beside]) -> Result<(), Failure> {
     let mut journal = Journal::new();
-    match write_into(&mut journal, members, plan) {
+    match write_into(&mut journal, members, plan, beside) {
         Ok(()) => {
             journal.keep();
             Ok(())
@@ -273,7 +340,12 @@ fn write_members(members: Vec<Candidate>, plan: &[Superblock]) -> Result<(), Fai
 }
 
 /// The error names the member.
-fn write_into(journal: &mut Journal, members: Vec<Candidate>, plan: &[Superblock]) -> Result<(), String> {
+fn write_into(
+    journal: &mut Journal,
+    members: Vec<Candidate>,
+    plan: &[Superblock],
+    beside: &[Beside],
+) -> Result<(), String> {
     let failed = |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     for member in members {
         match member {
@@ -284,10 +356,10 @@ fn write_into(journal: &mut Journal, members: Vec<Candidate>, plan: &[Superblock
             }
         }
     }
-    for (index, superblock) in plan.iter().enumerate() {
+    for (index, (superblock, beside)) in plan.iter().zip(beside).enumerate() {
         let path = journal.devices().get(index).map(|device| device.path().to_owned()).unwrap_or_default();
         journal.wipe(index).map_err(|error| failed(&path, &error))?;
-        write_superblock(journal, index, superblock).map_err(|error| failed(&path, &error))?;
+        write_superblock(journal, index, superblock, beside).map_err(|error| failed(&path, &error))?;
     }
     journal.sync().map_err(|error| format!("cannot sync: {error}"))?;
     for (device, superblock) in journal.devices().iter().zip(plan) {
@@ -298,14 +370,17 @@ fn write_into(journal: &mut Journal, members: Vec<Candidate>, plan: &[Superblock
     Ok(())
 }
 
-fn write_superblock(journal: &mut Journal, index: usize, superblock: &Superblock) -> io::Result<()> {
-    let at = superblock.super_offset() * SECTOR;
-    if let Some(log) = superblock.bad_block_log() {
-        // An empty bad-block log is all ones.
-        let start = superblock.super_offset().saturating_add_signed(log.offset.into()) * SECTOR;
-        journal.write(index, start, &vec![0xff; usize::from(log.sectors) * SECTOR as usize])?;
+/// What lies beside the superblock comes first: what a superblock announces has to be there.
+fn write_superblock(
+    journal: &mut Journal,
+    index: usize,
+    superblock: &Superblock,
+    beside: &Beside,
+) -> io::Result<()> {
+    for (sector, bytes) in beside {
+        journal.write(index, sector * SECTOR, bytes)?;
     }
-    journal.write(index, at, &superblock.encode())
+    journal.write(index, superblock.super_offset() * SECTOR, &superblock.encode())
 }
 
 fn summary(args: &CreateArgs, plan: &[Superblock], made: &[bool], zero: bool) -> Result<(), Failure> {

@@ -16,6 +16,7 @@ fn with_bitmap(mib: u64, chunk_bytes: Option<u64>) -> Result<Superblock, CreateE
         device_uuids: &uuids,
         now: 1_700_000_000,
         clean: true,
+        minor: Minor::V2,
         bitmap: IntentBitmap::Internal { chunk_bytes },
         ppl: false,
     };

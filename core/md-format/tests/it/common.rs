@@ -126,6 +126,7 @@ pub(crate) fn array(level: Level, members: usize) -> Vec<Superblock> {
         device_uuids: &uuids,
         now: 1_700_000_000,
         clean: true,
+        minor: Minor::V2,
         bitmap: IntentBitmap::None,
         ppl: false,
     };

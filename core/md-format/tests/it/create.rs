@@ -22,6 +22,7 @@ fn params<'a>(members: &'a [u64], uuids: &'a [Uuid]) -> CreateParams<'a> {
         device_uuids: uuids,
         now: 1_800_000_000,
         clean: false,
+        minor: Minor::V2,
         bitmap: IntentBitmap::None,
         ppl: false,
     }
@@ -56,6 +57,81 @@ fn the_data_offset_is_the_one_that_mdadm_takes() {
     }
 }
 
+/// A bitmap, and whether there is a partial parity log.
+type Beside = (IntentBitmap, bool);
+
+/// Without anything beside the superblock, with a bitmap, with a partial parity log.
+const NONE: Beside = (IntentBitmap::None, false);
+const BITS: Beside = (IntentBitmap::Internal { chunk_bytes: None }, false);
+const PPL: Beside = (IntentBitmap::None, true);
+
+#[test]
+#[rustfmt::skip]
+fn everything_lies_where_mdadm_puts_it() {
+    // Sectors of the device, version, chunk in KiB, what is beside the superblock; then as mdadm 4.2 chose it: size,
+    // data offset, data size, offset of the bitmap or the log of parity (0 for none), offset of the bad-block log.
+    let table: [(u64, Minor, u32, Beside, u64, u64, u64, i32, i32); 45] = [
+        (12 * MIB, Minor::V0, 64, NONE, 24_448, 0, 24_544, 0, -8),
+        (12 * MIB, Minor::V0, 512, BITS, 23_552, 0, 24_544, -16, -8),
+        (12 * MIB, Minor::V0, 512, PPL, 21_504, 0, 22_504, -2056, -8),
+        (12 * MIB, Minor::V1, 64, NONE, 22_528, 2048, 22_528, 0, 16),
+        (12 * MIB, Minor::V1, 512, BITS, 20_480, 4096, 20_480, 8, 16),
+        (12 * MIB, Minor::V1, 512, PPL, 18_432, 6144, 18_432, 8, 2056),
+        (12 * MIB, Minor::V2, 64, NONE, 22_528, 2048, 22_528, 0, 16),
+        (12 * MIB, Minor::V2, 512, BITS, 20_480, 4096, 20_480, 8, 16),
+        (12 * MIB, Minor::V2, 512, PPL, 18_432, 6144, 18_432, 8, 2056),
+        (33 * MIB + 7, Minor::V0, 64, NONE, 67_456, 0, 67_552, 0, -8),
+        (33 * MIB + 7, Minor::V0, 512, BITS, 66_560, 0, 67_552, -16, -8),
+        (33 * MIB + 7, Minor::V0, 512, PPL, 64_512, 0, 65_512, -2056, -8),
+        (33 * MIB + 7, Minor::V1, 64, NONE, 65_536, 2048, 65_543, 0, 16),
+        (33 * MIB + 7, Minor::V1, 512, BITS, 63_488, 4096, 63_495, 8, 16),
+        (33 * MIB + 7, Minor::V1, 512, PPL, 61_440, 6144, 61_447, 8, 2056),
+        (33 * MIB + 7, Minor::V2, 64, NONE, 65_536, 2048, 65_543, 0, 16),
+        (33 * MIB + 7, Minor::V2, 512, BITS, 63_488, 4096, 63_495, 8, 16),
+        (33 * MIB + 7, Minor::V2, 512, PPL, 61_440, 6144, 61_447, 8, 2056),
+        (GIB, Minor::V0, 64, NONE, 2_097_024, 0, 2_097_120, 0, -8),
+        (GIB, Minor::V0, 512, BITS, 2_096_128, 0, 2_097_120, -16, -8),
+        (GIB, Minor::V0, 512, PPL, 2_094_080, 0, 2_095_080, -2056, -8),
+        (GIB, Minor::V1, 64, NONE, 2_093_056, 4096, 2_093_056, 0, 16),
+        (GIB, Minor::V1, 512, BITS, 2_093_056, 4096, 2_093_056, 8, 16),
+        (GIB, Minor::V1, 512, PPL, 2_091_008, 6144, 2_091_008, 8, 2056),
+        (GIB, Minor::V2, 64, NONE, 2_093_056, 4096, 2_093_056, 0, 16),
+        (GIB, Minor::V2, 512, BITS, 2_093_056, 4096, 2_093_056, 8, 16),
+        (GIB, Minor::V2, 512, PPL, 2_091_008, 6144, 2_091_008, 8, 2056),
+        (9 * GIB + 24, Minor::V0, 64, NONE, 18_874_240, 0, 18_874_240, 0, -8),
+        (9 * GIB + 24, Minor::V0, 512, BITS, 18_873_344, 0, 18_874_360, -16, -8),
+        (9 * GIB + 24, Minor::V0, 512, PPL, 18_872_320, 0, 18_872_320, -2056, -8),
+        (9 * GIB + 24, Minor::V1, 64, NONE, 18_855_936, 18_432, 18_855_960, 0, 136),
+        (9 * GIB + 24, Minor::V1, 512, BITS, 18_855_936, 18_432, 18_855_960, 8, 16),
+        (9 * GIB + 24, Minor::V1, 512, PPL, 18_853_888, 20_480, 18_853_912, 8, 2056),
+        (9 * GIB + 24, Minor::V2, 64, NONE, 18_855_936, 18_432, 18_855_960, 0, 136),
+        (9 * GIB + 24, Minor::V2, 512, BITS, 18_855_936, 18_432, 18_855_960, 8, 16),
+        (9 * GIB + 24, Minor::V2, 512, PPL, 18_853_888, 20_480, 18_853_912, 8, 2056),
+        (250 * GIB, Minor::V0, 64, NONE, 524_287_616, 0, 524_287_720, 0, -8),
+        (250 * GIB, Minor::V0, 512, BITS, 524_286_976, 0, 524_287_968, -16, -8),
+        (250 * GIB, Minor::V0, 512, PPL, 524_284_928, 0, 524_285_928, -2056, -8),
+        (250 * GIB, Minor::V1, 64, NONE, 524_023_808, 264_192, 524_023_808, 0, 264),
+        (250 * GIB, Minor::V1, 512, BITS, 524_023_808, 264_192, 524_023_808, 8, 16),
+        (250 * GIB, Minor::V1, 512, PPL, 524_021_760, 266_240, 524_021_760, 8, 2056),
+        (250 * GIB, Minor::V2, 64, NONE, 524_023_808, 264_192, 524_023_808, 0, 264),
+        (250 * GIB, Minor::V2, 512, BITS, 524_023_808, 264_192, 524_023_808, 8, 16),
+        (250 * GIB, Minor::V2, 512, PPL, 524_021_760, 266_240, 524_021_760, 8, 2056),
+    ];
+    for (device, minor, chunk_kib, (bitmap, ppl), size, data_offset, data_size, first, log) in table {
+        let what = format!("{device} sectors, {minor}, {chunk_kib} KiB, {bitmap:?}, {ppl}");
+        let (members, uuids) = ([device; 3], uuids(3));
+        let params = CreateParams { chunk_sectors: chunk_kib * 2, minor, bitmap, ppl, ..params(&members, &uuids) };
+        let made = plan_create(&params).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let [one, ..] = &made[..] else { panic!("{what}: no member") };
+        let places = (one.size_sectors(), one.data_offset(), one.data_size());
+        assert_eq!(places, (size, data_offset, data_size), "{what}");
+        assert_eq!(one.bad_block_log().map(|log| (log.offset, log.sectors)), Some((log, 8)), "{what}");
+        let at = |area: &Area| area.sector as i64 - one.super_offset() as i64;
+        assert_eq!(one.areas().iter().map(at).collect::<Vec<_>>(), Vec::from_iter((first != 0).then_some(i64::from(first))), "{what}");
+        assert_eq!(one.minor(), minor, "{what}");
+    }
+}
+
 #[test]
 fn what_md_made_is_made_again() {
     let goldens = case("r6_n5_left_symmetric_c4k");
@@ -73,6 +149,7 @@ fn what_md_made_is_made_again() {
         device_uuids: &device_uuids,
         now: old[0].ctime(),
         clean: true,
+        minor: Minor::V2,
         bitmap: IntentBitmap::None,
         ppl: false,
     };

@@ -103,6 +103,7 @@ fn mdadm_agrees_about_new_arrays_of_every_layout() {
                     device_uuids: &uuids,
                     now: 1_795_000_000,
                     clean,
+                    minor: Minor::V2,
                     bitmap: IntentBitmap::None,
                     ppl: false,
                 };
@@ -153,6 +154,7 @@ fn mdadm_agrees_about_bitmaps_of_any_length() {
                 now: 1_795_000_000,
                 clean: true,
                 bitmap: IntentBitmap::Internal { chunk_bytes },
+                minor: md_format::Minor::V2,
                 ppl: false,
             };
             let Ok(made) = plan_create(&params) else {
@@ -183,6 +185,7 @@ fn mdadm_agrees_about_role_tables_of_any_length() {
             now: 1_795_000_000,
             clean: true,
             bitmap: IntentBitmap::None,
+            minor: md_format::Minor::V2,
             ppl: false,
         };
         let made = plan_create(&params).expect("possible");

@@ -18,6 +18,7 @@ fn with_ppl(members: usize) -> Vec<Superblock> {
         device_uuids: &uuids,
         now: 1_700_000_000,
         clean: true,
+        minor: Minor::V2,
         bitmap: IntentBitmap::None,
         ppl: true,
     };

@@ -298,6 +298,7 @@ fn create(shape: &Shape, sectors: u64) -> Vec<Superblock> {
         device_uuids: &uuids,
         now: 1_700_000_000,
         clean: shape.clean,
+        minor: md_format::Minor::V2,
         bitmap: md_format::IntentBitmap::None,
         ppl: false,
     })

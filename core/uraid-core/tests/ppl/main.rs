@@ -55,6 +55,7 @@ impl Shape {
             device_uuids: &uuids,
             now: 1_700_000_000,
             clean: self.clean,
+            minor: md_format::Minor::V2,
             bitmap: IntentBitmap::None,
             ppl: true,
         })

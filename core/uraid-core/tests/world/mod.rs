@@ -257,6 +257,7 @@ impl World {
             device_uuids: &uuids,
             now: 1_700_000_000,
             clean: shape.clean,
+            minor: md_format::Minor::V2,
             bitmap,
             ppl: false,
         })

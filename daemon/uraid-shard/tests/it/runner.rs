@@ -43,6 +43,7 @@ fn format(shape: Shape, control: &MemControl) {
         device_uuids: &uuids,
         now: 1_700_000_000,
         clean: true,
+        minor: md_format::Minor::V2,
         bitmap: md_format::IntentBitmap::None,
         ppl: false,
     })

@@ -84,6 +84,7 @@ pub(crate) fn create(dir: &tempfile::TempDir, data: u64) {
         device_uuids: &uuids,
         now: 1_700_000_000,
         clean: true,
+        minor: md_format::Minor::V2,
         bitmap: md_format::IntentBitmap::None,
         ppl: false,
     })

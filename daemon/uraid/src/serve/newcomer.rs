@@ -177,6 +177,7 @@ mod tests {
             size_sectors: None,
             clean: true,
             now: 1_700_000_000,
+            minor: md_format::Minor::V2,
             bitmap: md_format::IntentBitmap::None,
             ppl: false,
         };
