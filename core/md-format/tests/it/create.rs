@@ -65,12 +65,15 @@ const NONE: Beside = (IntentBitmap::None, false);
 const BITS: Beside = (IntentBitmap::Internal { chunk_bytes: None }, false);
 const PPL: Beside = (IntentBitmap::None, true);
 
+/// A row of the table of what mdadm chooses; the columns are named where the table is.
+type Row = (u64, Minor, u32, Beside, u64, u64, u64, i32, i32);
+
 #[test]
 #[rustfmt::skip]
 fn everything_lies_where_mdadm_puts_it() {
     // Sectors of the device, version, chunk in KiB, what is beside the superblock; then as mdadm 4.2 chose it: size,
     // data offset, data size, offset of the bitmap or the log of parity (0 for none), offset of the bad-block log.
-    let table: [(u64, Minor, u32, Beside, u64, u64, u64, i32, i32); 45] = [
+    let table: [Row; 45] = [
         (12 * MIB, Minor::V0, 64, NONE, 24_448, 0, 24_544, 0, -8),
         (12 * MIB, Minor::V0, 512, BITS, 23_552, 0, 24_544, -16, -8),
         (12 * MIB, Minor::V0, 512, PPL, 21_504, 0, 22_504, -2056, -8),
