@@ -1,6 +1,7 @@
-"""A member that cannot read a part of itself: a file behind FUSE, in which a range fails with EIO on demand.
+"""A member that cannot read a part of itself, nor write it if so wished: a file behind FUSE, in which a range fails
+with EIO on demand.
 
-nbdkit's eval plugin serves the file and refuses reads that touch the range while a flag file exists;
+nbdkit's eval plugin serves the file and refuses what touches the range while a flag file exists;
 nbdfuse shows that as a file again, which is what the array gets as its member.
 """
 
@@ -10,17 +11,20 @@ import subprocess
 from .attach import is_file
 from .case import Failed, need, reap, until
 
-PREAD = """
+REFUSE = """
 if [ -e "{flag}" ] && [ $4 -lt {end} ] && [ $(($4 + $3)) -gt {start} ]; then echo "EIO a bad sector" >&2; exit 1; fi
+"""
+PREAD = """
 dd if="{file}" iflag=skip_bytes,count_bytes,fullblock skip=$4 count=$3 bs=64k status=none
 """
 PWRITE = 'dd of="{file}" oflag=seek_bytes conv=notrunc seek=$4 bs=64k iflag=fullblock status=none'
 
 
 class BadMember:
-    """`file` as `path`, of which the bytes `start` to `end` cannot be read after `break_it()`."""
+    """`file` as `path`, of which the bytes `start` to `end` cannot be read after `break_it()`, and with `writes` not
+    written either."""
 
-    def __init__(self, t, file, start, end):
+    def __init__(self, t, file, start, end, writes=False):
         need("nbdfuse", "nbdkit", "fusermount3")
         if not os.path.exists("/dev/fuse"):
             raise Failed("/dev/fuse is missing: load the fuse module, or run where FUSE is allowed")
@@ -28,8 +32,9 @@ class BadMember:
         mountpoint.mkdir()
         self.path, self.flag = mountpoint / "nbd", t.dir / "bad.flag"
         words = {"file": file, "flag": self.flag, "start": start, "end": end}
+        pread, pwrite = REFUSE + PREAD, REFUSE + PWRITE if writes else PWRITE
         fuse = t.daemon("badmember", "nbdfuse", self.path, "[", "nbdkit", "--exit-with-parent", "eval",
-                        f"get_size=stat -c %s {file}", "pread=" + PREAD.format(**words), "pwrite=" + PWRITE.format(**words), "]")
+                        f"get_size=stat -c %s {file}", "pread=" + pread.format(**words), "pwrite=" + pwrite.format(**words), "]")
 
         def unmount():
             if os.path.ismount(mountpoint):
