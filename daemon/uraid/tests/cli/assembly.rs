@@ -18,8 +18,8 @@ const LEN: u64 = 8 << 20;
 /// A bench with a clean raid6 of "m0" to "m4" named "vol".
 fn raid6() -> Bench {
     let bench = Bench::new();
-    let args = ["create", "--level", "6", "--name", "vol", "--size", "8M", "m0", "m1", "m2", "m3", "m4"];
-    bench.uraid(&args).ok();
+    let args = ["create", "--level", "6", "--name", "vol", "--homehost", "none", "--size", "8M"];
+    bench.uraid(&[&args[..], &["m0", "m1", "m2", "m3", "m4"]].concat()).ok();
     bench
 }
 

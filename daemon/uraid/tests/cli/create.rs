@@ -95,7 +95,20 @@ fn everything_of_value_is_refused_and_nothing_changes() {
     bench.file("letter", b"Dear Sir or Madam", 8 * MIB);
     bench.file("late", &[vec![0; 6 << 20], vec![1]].concat(), 8 * MIB);
     bench
-        .uraid(&["create", "--level", "5", "--name", "old", "--size", "8M", "array", "array1", "array2"])
+        .uraid(&[
+            "create",
+            "--level",
+            "5",
+            "--name",
+            "old",
+            "--homehost",
+            "none",
+            "--size",
+            "8M",
+            "array",
+            "array1",
+            "array2",
+        ])
         .ok();
     for (holder, word) in [
         ("ext4", "a file system (ext4)"),
