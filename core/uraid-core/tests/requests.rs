@@ -146,7 +146,7 @@ fn an_answer_waits_until_the_failed_member_is_recorded_on_all_others() {
     let before = d.array.status().events;
     let id = d.write(0, d.row());
     d.answer(Op::is_compute, None);
-    d.answer(|op| op.is_write() && op.member() == Some(2), Some(IoFault::Io));
+    d.answer(|op| op.is_write() && op.member() == Some(2), Some(IoFault::NoSpace));
     assert!(d.notices.iter().any(|n| matches!(n, Notice::MemberFailed { member: MemberId(2), .. })));
     d.answer_all(Op::is_write);
     assert_eq!(d.answer_to(id), None, "written, but the failure is not recorded");
