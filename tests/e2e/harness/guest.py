@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from harness.guestlib import check, run, until  # noqa: E402
 from harness.manager import Manager, control  # noqa: E402
 
 WORK, MOUNT, CONTROL = Path("/run/guest"), Path("/run/mnt"), "/run/guest/control"
@@ -39,28 +40,6 @@ request_bytes = "64MiB"
 def say(word, value):
     """A fact for the test."""
     print(word, value, flush=True)
-
-
-def run(*argv, ok=True):
-    """Runs a command; fails with what it said."""
-    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, check=False)
-    if ok and done.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, argv))}: {done.returncode}: {done.stderr or done.stdout}")
-    return done
-
-
-def check(truth, text):
-    """Fails with `text` unless `truth`."""
-    if not truth:
-        raise RuntimeError(text)
-
-
-def until(what, condition, seconds=60):
-    """Polls until the condition holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        check(time.monotonic() < end, f"waited {seconds} s for: {what}")
-        time.sleep(0.02)
 
 
 class Volume:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness.guest_handover import check, run, until  # noqa: E402
+from harness.guestlib import check, run, until  # noqa: E402
 
 WORK, CONFIGS, CONF = Path("/run/assemble"), Path("/run/assemble/etc"), Path("/run/assemble/mdadm.conf")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness.guest_handover import check, run  # noqa: E402
+from harness.guestlib import check, run  # noqa: E402
 
 WORK = Path("/run/create")
 MIB, GIB = 1 << 20, 1 << 30
