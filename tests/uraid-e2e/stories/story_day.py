@@ -280,7 +280,9 @@ def stop(story, admin, volume):
         admin.sh("umount /mnt/hand")
         admin.sh(f"systemctl stop {volume.unit}", seconds=120)
         remark.append("let go, and stopped")
-        story.check(not admin.sh(f"ls {volume.link}", ok=None).text.startswith("/dev"), f"{volume.link} is still there")
+        # The link is udev's, which takes it away when it has looked.
+        left = admin.sh(f"udevadm settle --timeout=60; ls {volume.link}", ok=None).text
+        story.check(not left.startswith("/dev"), f"{volume.link} is still there")
     with story.step("after the stop: marked clean on every member"):
         admin.sh("sync")
         clean_on_disk(story, story.machine, volume)
