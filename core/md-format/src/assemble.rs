@@ -345,8 +345,10 @@ fn verdict(
     }
     let copies = || taken.iter().map(|one| (one.index, one.superblock));
     let ppl = array_ppl(sorter.found, copies(), newest)?;
-    // A log says what every column that was being written holds, but for the blocks that were written.
-    let logged = ppl.as_ref().is_some_and(|ppl| ppl.sound) && Unsynced::of(newest) == Unsynced::Unclean;
+    // A log says what every column that was being written holds, but for the blocks that were written. Whether
+    // the array is new does not matter: that is a guess from its age, and an array that was made and crashed
+    // within one second looks the same.
+    let logged = ppl.as_ref().is_some_and(|ppl| ppl.sound) && newest.resync_offset() == 0;
     let forced = !newest.is_clean() && degraded > 0 && !logged;
     if forced && !force {
         return Err(AssembleError::DirtyDegraded { why: Unsynced::of(newest), roles: not_in_sync, rejected });

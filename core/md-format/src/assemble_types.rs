@@ -220,7 +220,8 @@ pub enum Unsynced {
 
 impl Unsynced {
     /// What a superblock tells about it that is not clean, or was not before force. A new array has at most
-    /// one event, and every update counts up.
+    /// one event, and every update counts up. One that was first started in the second in which mdadm made it
+    /// looks like a new one after a crash: good enough for a message, not for a decision.
     pub(crate) fn of(superblock: &Superblock) -> Self {
         match superblock.resync_offset() {
             0 if superblock.events() <= 1 && superblock.utime() == superblock.ctime() => Unsynced::New,

@@ -201,6 +201,20 @@ fn a_dirty_array_is_judged_by_its_logs() {
         assert!(assembly.dirty && assembly.degraded == 1);
         assert!(assembly.warnings.iter().any(|w| matches!(w, Warning::PplReplay { degraded: true, .. })));
     }
+    // It may have crashed in the very second in which it was made, with its first event.
+    let mut young = dirty(&[empty(), good(), empty(), empty()]);
+    for one in &mut young {
+        let superblock = one.superblock.as_mut().expect("sound");
+        superblock.set_events(1);
+        superblock.set_utime(superblock.ctime());
+    }
+    let assembly = start(&young[1..], false).expect("starts");
+    assert!(assembly.ppl.is_some_and(|ppl| ppl.replay.len() == 2));
+    // A resync that was broken off says that parity was in doubt before.
+    for one in &mut young {
+        one.superblock.as_mut().expect("sound").set_resync_offset(128);
+    }
+    assert!(matches!(start(&young[1..], false), Err(AssembleError::DirtyDegraded { .. })));
     let foreign = without_first(&[empty(), good(), vec![0; 4096], empty()]);
     assert!(matches!(foreign, Err(AssembleError::DirtyDegraded { .. })), "{foreign:?}");
     let mut unread = dirty(&[empty(), good(), empty(), empty()]);
