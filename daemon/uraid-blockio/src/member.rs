@@ -156,6 +156,8 @@ pub struct Member {
     rotational: Option<bool>,
     read_only: bool,
     in_memory: bool,
+    /// RWF_DSYNC does what it says.
+    pub(crate) durable_writes: bool,
     pub(crate) engine: EnginePreference,
     pub(crate) nowait: bool,
     pub(crate) direct: probe::DirectChoice,
@@ -187,6 +189,7 @@ impl Member {
             Kind::File => direct.align.max(512),
         };
         Ok(Self {
+            durable_writes: probe::durable_writes(&file, kind),
             nowait: size > 0 && probe::takes_nowait(file.as_fd()),
             rotational: rotational(identity),
             path: path.to_owned(),

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::statfs;
 
-use crate::member::Direct;
+use crate::member::{Direct, Kind};
 use crate::sys::{self, AlignedBuf};
 
 /// The alignments that disks ask of O_DIRECT requests, and so the only ones tried.
@@ -37,6 +37,16 @@ pub(crate) fn in_memory(file: &File) -> bool {
         let kind = fs.filesystem_type();
         kind == statfs::TMPFS_MAGIC || kind == RAMFS_MAGIC
     })
+}
+
+/// Whether a write with RWF_DSYNC is durable when it ends. Block devices see to it, and so do the file systems of
+/// disks that are known here. Others may drop the flag without a word: FUSE does (of Linux 6.18), on files that their
+/// server has opened for direct I/O. Not to be known costs a flush behind each such write.
+pub(crate) fn durable_writes(file: &File, kind: Kind) -> bool {
+    const F2FS_MAGIC: statfs::FsType = statfs::FsType(0xf2f5_2010); // linux/magic.h
+    let known = [statfs::EXT4_SUPER_MAGIC, statfs::XFS_SUPER_MAGIC, statfs::BTRFS_SUPER_MAGIC, F2FS_MAGIC];
+    let on_known = || statfs::fstatfs(file).is_ok_and(|fs| known.contains(&fs.filesystem_type()));
+    kind == Kind::Block || in_memory(file) || on_known()
 }
 
 /// Turns O_DIRECT on where it is wanted and works. The answer's `why` is an error if `want` is

@@ -375,8 +375,12 @@ impl MemberIo for MemberSet {
             let result = Err(IoError::of_errno(libc::ENXIO));
             return self.done.push(IoDone { token: io.token, member: io.member, result });
         };
-        let limits =
-            Limits { size: member.size(), align: slot.backend.align, read_only: member.is_read_only() };
+        let limits = Limits {
+            size: member.size(),
+            align: slot.backend.align,
+            read_only: member.is_read_only(),
+            durable_writes: member.durable_writes,
+        };
         let transfer = match Transfer::new(io, limits) {
             Ok(transfer) => transfer,
             Err(done) => return self.done.push(done),

@@ -32,6 +32,8 @@ pub(crate) struct Limits {
     /// What offsets, lengths and addresses must be multiples of; a power of two, 1 for anything.
     pub(crate) align: u32,
     pub(crate) read_only: bool,
+    /// RWF_DSYNC is enough for a write to be durable; otherwise a flush follows.
+    pub(crate) durable_writes: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +80,8 @@ pub(crate) struct Transfer {
     moved: usize,
     bounce: Option<AlignedBuf>,
     retries: u32,
+    /// A flush is to follow.
+    flush_after: bool,
 }
 
 /// The next call to make.
@@ -123,6 +127,7 @@ impl Transfer {
             moved: 0,
             bounce: None,
             retries: 0,
+            flush_after: kind == Kind::WriteDurable && !limits.durable_writes,
         };
         if kind == Kind::Flush {
             return Ok(transfer);
@@ -166,7 +171,7 @@ impl Transfer {
 
     /// Whether this is a write of parts of blocks: [`read_modify_write`](Self::read_modify_write) does it.
     pub(crate) fn needs_read_first(&self) -> bool {
-        self.widened() && self.kind != Kind::Read
+        self.widened() && self.writes()
     }
 
     /// Whether it changes the member.
@@ -215,6 +220,10 @@ impl Transfer {
         let asked = self.call().len;
         self.moved += (result as usize).min(asked);
         if self.moved == self.span {
+            if std::mem::take(&mut self.flush_after) {
+                self.kind = Kind::Flush;
+                return Next::Again;
+            }
             self.copy_out();
             return Next::Done(Ok(()));
         }
@@ -335,7 +344,7 @@ mod tests {
     use super::*;
     use crate::{Arena, ArenaOptions};
 
-    const LIMITS: Limits = Limits { size: 1 << 20, align: 512, read_only: false };
+    const LIMITS: Limits = Limits { size: 1 << 20, align: 512, read_only: false, durable_writes: true };
 
     fn read(at: u64, len: usize, memory_at: usize) -> Transfer {
         let arena = Arena::new(1, ArenaOptions::default()).unwrap();
@@ -353,6 +362,24 @@ mod tests {
         assert_eq!((second.offset, second.len), (5120, 3072));
         assert_eq!(second.ptr as usize - first.ptr as usize, 1024);
         assert_eq!(transfer.answer(3072), Next::Done(Ok(())));
+    }
+
+    #[test]
+    fn a_durable_write_is_flushed_where_the_flag_alone_is_not_enough() {
+        let write = |durable_writes| {
+            let io = Io { token: 1, member: 0, op: IoOp::WriteMeta(vec![7; 1000]), offset: 512 };
+            Transfer::new(io, Limits { durable_writes, ..LIMITS }).unwrap()
+        };
+        assert_eq!(write(true).answer(1024), Next::Done(Ok(())));
+        let mut transfer = write(false);
+        assert_eq!(transfer.answer(512), Next::Again);
+        assert_eq!((transfer.kind, transfer.answer(512)), (Kind::WriteDurable, Next::Again));
+        assert!(transfer.kind == Kind::Flush && transfer.makes_durable() && !transfer.needs_read_first());
+        assert_eq!(transfer.answer(-libc::EINTR), Next::Again);
+        assert_eq!(transfer.answer(0), Next::Done(Ok(())));
+        let mut failed = write(false);
+        assert_eq!(failed.answer(1024), Next::Again);
+        assert_eq!(failed.answer(-libc::EIO), Next::Done(Err(IoError::of_errno(libc::EIO))));
     }
 
     #[test]
