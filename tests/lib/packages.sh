@@ -14,7 +14,8 @@ TEST_TOOLS="$DEMO_TOOLS $BENCH_TOOLS nbdcopy:libnbd-bin py-nbd:python3-libnbd qe
     $PACKAGE_TOOLS systemd-analyze:systemd udevadm:udev man:man-db mandoc:mandoc bash:bash zsh:zsh fish:fish
     openssl:openssl setpriv:util-linux taskset:util-linux mkswap:util-linux swapon:mount dmsetup:dmsetup nbdinfo:libnbd-bin qemu-img:qemu-utils nbdsh:python3-libnbd nbddump:libnbd-bin
     nbd-client:nbd-client ip:iproute2"
-INTEROP_TOOLS="python3:python3 py-nbd:python3-libnbd linux.uml:user-mode-linux modprobe:kmod mdadm:mdadm taskset:util-linux losetup:mount"
+INTEROP_TOOLS="python3:python3 py-nbd:python3-libnbd linux.uml:user-mode-linux modprobe:kmod mdadm:mdadm taskset:util-linux losetup:mount
+    py-fusepy:python3-fusepy fusermount:fuse3"
 MACHINE_TOOLS="python3:python3 linux.uml:user-mode-linux mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs mdadm:mdadm
     setpriv:util-linux taskset:util-linux dpkg-deb:dpkg"
 

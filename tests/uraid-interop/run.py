@@ -2,7 +2,7 @@
 """The same arrays under the Linux kernel's md and under uraid, in turns. See README.md.
 
     run.py [--list] [--sample | --all] [--seed N] [--jobs N] [WORD ...]
-    run.py kills [--count N] [--by uraid|kernel] [--bitmap none|internal] [--seed N] [--jobs N]
+    run.py kills [--count N] [--by uraid|power|kernel] [--bitmap none|internal|ppl|any] [--seed N] [--jobs N]
 
 Words choose the cells whose name contains all of them.
 """
@@ -93,7 +93,7 @@ def kill_loops(options, began):
     if reason := refusals({bitmap}).get("kernel"):
         print(f"refused today, so the arrays have no bitmap: {reason}", flush=True)
         bitmap = "none"
-    sides = [options.by] if options.by else ["uraid", "kernel"]
+    sides = [options.by] if options.by else list(kill.AT_ONCE)
     for by in sides:
         torn = arrays = outdated = boots = kills = bad = 0
         per = kill.AT_ONCE[by] * kill.ROUNDS
@@ -107,7 +107,7 @@ def kill_loops(options, began):
             outdated += result["outdated"]
             print(f"killed {by}: {kills} crashed arrays of {options.count} in {boots} boots, {arrays} of them with {torn} "
                   f"torn stripes in all, {outdated} with a bitmap out of date, {bad} failed, after {time.monotonic() - began:.0f} s", flush=True)
-        good, failed = good + kills - bad, failed + bad
+        good, failed = good + max(0, kills - bad), failed + bad
     return good, failed, 0
 
 
@@ -120,9 +120,9 @@ def arguments():
     parser.add_argument("--all", action="store_true", help="the whole matrix; takes about an hour on two cores")
     parser.add_argument("--seed", type=int, help="what everything is drawn from (default: another one each time)")
     parser.add_argument("--jobs", type=int, default=min(2, len(os.sched_getaffinity(0))), help="batches at once, a core each")
-    parser.add_argument("--count", type=int, default=2000, help="of `kills`: how many arrays are crashed by each side")
-    parser.add_argument("--by", choices=["uraid", "kernel"], help="of `kills`: who is killed (default: one after the other)")
-    parser.add_argument("--bitmap", choices=cells.BITMAPS, default="internal", help="of `kills`: what arrays have")
+    parser.add_argument("--count", type=int, default=2000, help="of `kills`: how many arrays are crashed in each way")
+    parser.add_argument("--by", choices=list(kill.AT_ONCE), help="of `kills`: who is killed (default: one after the other)")
+    parser.add_argument("--bitmap", choices=kill.KEPT, default="internal", help="of `kills`: what arrays have")
     parser.add_argument("--logs", type=Path, default=REPO / "target" / "interop", help="where logs of what failed are kept")
     options = parser.parse_args()
     if not (options.words or options.sample or options.all or options.list):
@@ -137,7 +137,7 @@ def run(options, began):
         return kill_loops(options, began)
     counts = matrix(options, began)
     if options.sample:
-        options.count = SAMPLE_KILLS
+        options.count, options.bitmap = SAMPLE_KILLS, "any"
         counts = tuple(a + b for a, b in zip(counts, kill_loops(options, began)))
     return counts
 

@@ -195,7 +195,12 @@ def describe(error, md):
     """What went wrong, and what the array looked like."""
     said = str(error) if isinstance(error, Trouble) else traceback.format_exc()
     names = ("array_state", "degraded", "sync_action", "sync_completed", "resync_start", "mismatch_cnt")
-    state = {n: md.get(n) for n in names if (md.sys / n).exists()}
+    state = {}
+    for name in names:
+        try:
+            state[name] = md.get(name)
+        except OSError as unread:  # an array that does not run has few of them
+            state[name] = unread.strerror
     return f"{said} (array: {state}; {kernel_says()})"
 
 

@@ -100,9 +100,10 @@ class Md:
     def create(self, cell, paths):
         """mdadm --create, with all that it does by itself."""
         level, layout = cell["level"], [] if cell["layout"] == "-" else [f"--layout={cell['layout']}"]
-        bitmap = ["--bitmap=internal", f"--bitmap-chunk={cell['bitmap_chunk'] >> 10}K"] if cell["bitmap"] == "internal" else ["--bitmap=none"]
+        bitmap = {"internal": ["--bitmap=internal", f"--bitmap-chunk={cell['bitmap_chunk'] >> 10}K"],
+                  "none": ["--bitmap=none"], "ppl": ["--consistency-policy=ppl"]}[cell["bitmap"]]
         run("mdadm", "--create", self.node, "--run", f"--level={level}", *layout, f"--chunk={cell['chunk'] >> 10}",
-            f"--raid-devices={len(paths)}", "--metadata=1.2", "--data-offset=1024", *bitmap, *map(self.device, paths))
+            f"--raid-devices={len(paths)}", "--metadata=1.2", f"--data-offset={cell['data_offset'] >> 10}", *bitmap, *map(self.device, paths))
         self.set("safe_mode_delay", "0.01")
 
     def assemble(self, paths):

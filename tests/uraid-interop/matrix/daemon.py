@@ -125,9 +125,9 @@ class Daemon:
         self.nbd = None
 
 
-def crash(daemon, groups, stamped, draw, flushed):
+def crash(daemon, groups, stamped, draw, flushed, others=()):
     """Writes `flushed` groups with a flush behind each, then kills the daemon somewhere in the next one: at any moment
-    of the time that a group takes. The requests of a group are in flight together."""
+    of the time that a group takes. The requests of a group are in flight together. `others` are killed with it."""
     import nbd
     spans = []
     for _ in range(flushed):
@@ -138,7 +138,7 @@ def crash(daemon, groups, stamped, draw, flushed):
         spans.append(time.monotonic() - began)
     delay = draw.random() * 1.1 * min(spans, default=0.002)
     client, group = daemon.client, ready(next(groups), stamped)
-    killer = killer_of(daemon.process.pid, delay)
+    killer = killer_of([daemon.process.pid, *others], delay)
     try:
         send(client, group)
         client.flush()
@@ -148,15 +148,16 @@ def crash(daemon, groups, stamped, draw, flushed):
     daemon.kill()
 
 
-def killer_of(victim, delay):
-    """A process that kills another one after so many seconds, beginning now. A thread would have to wait for its turn."""
+def killer_of(victims, delay):
+    """A process that kills others after so many seconds, beginning now. A thread would have to wait for its turn."""
     ready, said = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.write(said, b".")
             time.sleep(delay)
-            os.kill(victim, signal.SIGKILL)
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
         finally:
             os._exit(0)
     os.read(ready, 1)

@@ -1,9 +1,10 @@
 """Writers that are killed, again and again, and the other side that has to make good of what they leave.
 
-By uraid: the daemon is killed while its requests are in flight, the kernel assembles, resyncs and checks. By the
-kernel: the process of the guest kernel is killed while it writes many arrays, and what it had not flushed is lost;
-uraid serves, resyncs, and the kernel checks afterwards. Arrays live through several kills, so that what one side
-leaves is what the other begins with.
+By uraid: the daemon is killed while its requests are in flight, the kernel assembles, resyncs and checks. By power:
+the same, but its members lose power at that moment, and what it had not flushed is there, or not, or in part
+(`disks.py`). By the kernel: the process of the guest kernel is killed while it writes many arrays, and what it had not
+flushed is lost; uraid serves, resyncs, and the kernel checks afterwards. Arrays live through several kills, so that
+what one side leaves is what the other begins with.
 
 Before the resync every stripe whose parity does not match must be one that a resync will pass: the superblock says
 dirty, and a bitmap has its bit, on each member. After it nothing may be lost that was flushed, and nothing may differ.
@@ -22,15 +23,19 @@ from harness.case import Case, Failed
 
 from . import cells, content
 from .daemon import crash
+from .disks import Disks
 from .kernel import Boot
 from .story import Story
 
-AT_ONCE, ROUNDS = {"uraid": 50, "kernel": 25}, 4
+AT_ONCE, ROUNDS = {"uraid": 50, "power": 50, "kernel": 25}, 4
+# What the arrays have to come back from a crash; "any" draws it for each.
+KEPT = [*cells.BITMAPS, "ppl", "any"]
 
 
 def shape(draw, bitmap):
-    """A random array, dirty by nature; small ones more often than large ones."""
-    level = draw.choice([4, 5, 5, 6, 6])
+    """A random array, dirty by nature; small ones more often than large ones. Only level 5 has partial parity logs."""
+    bitmap = draw.choice(["internal", "internal", "none", "ppl"]) if bitmap == "any" else bitmap
+    level = 5 if bitmap == "ppl" else draw.choice([4, 5, 5, 6, 6])
     return cells.Cell(level, draw.choice(cells.LAYOUTS[level]), draw.choice(list(cells.MEMBERS[level])),
                       draw.choice([4 << 10, 4 << 10, 16 << 10, 64 << 10, 64 << 10, 128 << 10, 512 << 10]), bitmap, "dirty", "kernel")
 
@@ -71,13 +76,22 @@ class Victim(Story):
         self.t.check(not complaints, f"before the resync: {'; '.join(complaints[:3])}")
         return torn, outdated
 
-    def killed_uraid(self):
-        """uraid writes and is killed; returns how many stripes it left torn."""
-        with self.serve(self.members) as daemon:
+    def writes_until(self, members, others=()):
+        """uraid serves these members and writes until it is killed, and some other processes with it."""
+        with self.serve(members) as daemon:
             self.t.check(bytes(daemon.read()) == self.model, "uraid reads other bytes than the kernel left")
             flushed = self.draw.randrange(5)
             self.crashed(flushed)
-            crash(daemon, self.groups(), content.stamped, self.draw, flushed)
+            crash(daemon, self.groups(), content.stamped, self.draw, flushed, others)
+
+    def killed_uraid(self, by):
+        """uraid writes and is killed; returns how many stripes it left torn."""
+        if by == "power":
+            with Disks(self.t, self.members) as disks:
+                self.writes_until(disks.paths, [disks.process.pid])
+            disks.cut(self.draw)
+        else:
+            self.writes_until(self.members)
         self.kills += 1
         torn, outdated = self.covered()
         # uraid promises more than the kernel does: its bitmap is never behind.
@@ -170,7 +184,7 @@ class Kills:
         for _ in self.rounds():
             for victim in self.going():
                 with self.judged(victim):
-                    self.left(*victim.killed_uraid())
+                    self.left(*victim.killed_uraid(self.by))
             self.boot(lambda v: v.described("resynced"), lambda v, _: v.survived((v.t.dir / "dump").read_bytes()))
 
     def by_kernel(self):
@@ -199,7 +213,7 @@ class Kills:
         """The whole batch; returns its figures."""
         began = time.monotonic()
         try:
-            self.by_uraid() if self.by == "uraid" else self.by_kernel()
+            self.by_kernel() if self.by == "kernel" else self.by_uraid()
         except Failed as failed:
             for victim in self.going():
                 self.failed[victim.label] = f"the batch ended: {failed}"

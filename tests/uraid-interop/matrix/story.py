@@ -34,9 +34,13 @@ class Story:
 
     def member_bytes(self):
         """Size of a member file."""
-        # uraid leaves as much room before the data as mdadm does by itself; of mdadm the test asks for 1 MiB.
+        return self.cell.used + self.data_offset()
+
+    def data_offset(self):
+        """Bytes before the data. uraid leaves as much as mdadm does by itself; of mdadm the test asks for 1 MiB, and more
+        for partial parity logs."""
         wide = self.cell.starter == "uraid" and self.cell.chunk >= 512 << 10
-        return self.cell.used + ((2 << 20) if wide else (1 << 20))
+        return (2 << 20) if wide or self.cell.bitmap == "ppl" else (1 << 20)
 
     def fresh(self):
         """A blank member."""
@@ -241,7 +245,8 @@ class Story:
         """A turn of the kernel; see ../guest/agent.py."""
         cell = self.cell
         described = {"level": cell.level, "layout": cell.layout, "chunk": cell.chunk, "used": cell.used, "data": cell.data,
-                     "bitmap": cell.bitmap, "bitmap_chunk": self.bitmap_chunk}
+                     "bitmap": cell.bitmap, "bitmap_chunk": self.bitmap_chunk,
+                     "data_offset": self.data_offset()}
         turn = {"story": story, "name": cell.name, "cell": described, "state": cell.state, "seed": self.seed,
                 "dump": in_guest(self.t.whole, self.t.dir / "dump"), "lost": self.lost, **more}
         for key in ("members", "fail", "fresh", "back"):
