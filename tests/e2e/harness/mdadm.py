@@ -47,7 +47,7 @@ def pairs(ours, theirs):
         "member's uuid": (bare(ours["member_uuid"]), bare(theirs["Device UUID"])),
         "array size": (f"{ours['array_bytes'] >> 10}", theirs["Array Size"].split()[0]),
         "used size": (f"{ours['used_member_bytes'] >> 9}", theirs.get("Used Dev Size", theirs["Avail Dev Size"]).split()[0]),
-        "data offset": (f"{ours['data_offset_bytes'] >> 9} sectors", theirs["Data Offset"]),
+        "data offset": (f"{ours['data_offset_bytes'] >> 9} sectors", theirs.get("Data Offset", "0 sectors")),
         "state": (ours["state"], theirs["State"].split()[0]),
         "array state": (ours["array_state"], theirs["Array State"].split(" ")[0]),
         "features": (f"0x{ours['feature_map']:x}", theirs["Feature Map"]),

@@ -1,4 +1,4 @@
-"""md's superblock 1.2 and stripe layout, read independently of the Rust code, to check parity on disk.
+"""md's superblocks 1.x and stripe layout, read independently of the Rust code, to check parity on disk.
 
 Written from the format's description (field offsets, layout numbers, coefficient order), proven on
 arrays that the Linux kernel made (tests/golden). Slow on purpose where slow is plainer.
@@ -33,13 +33,21 @@ class Superblock:
     checksum_ok: bool
 
 
+def find_superblock(path, f):
+    """Where an open member has its superblock, and the 4 KiB from there on; raises ValueError when there is none. 1.2 is
+    at 4 KiB, 1.1 at the start, 1.0 at the last multiple of 4 KiB that leaves 8 KiB."""
+    for place in (4096, 0, (f.seek(0, 2) - 8192) & ~4095):
+        f.seek(max(place, 0))
+        raw = f.read(4096)
+        if len(raw) >= 512 and struct.unpack_from("<I", raw)[0] == MAGIC and struct.unpack_from("<Q", raw, 144)[0] * 512 == place:
+            return place, raw
+    raise ValueError(f"{path}: no md superblock 1.x")
+
+
 def read_superblock(path):
     """The superblock of a member file or device; raises ValueError when there is none."""
     with open(path, "rb") as f:
-        f.seek(4096)
-        raw = f.read(4096)
-    if len(raw) < 512 or struct.unpack_from("<I", raw)[0] != MAGIC:
-        raise ValueError(f"{path}: no md superblock 1.2")
+        raw = find_superblock(path, f)[1]
     u32 = lambda at: struct.unpack_from("<I", raw, at)[0]
     u64 = lambda at: struct.unpack_from("<Q", raw, at)[0]
     max_dev, dev_number = min(u32(220), 1920), u32(160)
@@ -79,11 +87,10 @@ class Bitmap:
 def read_bitmap(path):
     """The internal bitmap of a member; None when its superblock says that there is none."""
     with open(path, "rb") as f:
-        f.seek(4096)
-        raw = f.read(4096)
+        place, raw = find_superblock(path, f)
         if not struct.unpack_from("<I", raw, 8)[0] & 1:
             return None
-        start = 4096 + struct.unpack_from("<i", raw, 96)[0] * 512
+        start = place + struct.unpack_from("<i", raw, 96)[0] * 512
         f.seek(start)
         head = f.read(256)
         magic, version = struct.unpack_from("<II", head)

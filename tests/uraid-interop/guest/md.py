@@ -102,8 +102,11 @@ class Md:
         level, layout = cell["level"], [] if cell["layout"] == "-" else [f"--layout={cell['layout']}"]
         bitmap = {"internal": ["--bitmap=internal", f"--bitmap-chunk={cell['bitmap_chunk'] >> 10}K"],
                   "none": ["--bitmap=none"], "ppl": ["--consistency-policy=ppl"]}[cell["bitmap"]]
+        # 1.0 has its data at the start, and the room behind them.
+        offset = [] if cell["metadata"] == "1.0" else [f"--data-offset={cell['beside'] >> 10}"]
         run("mdadm", "--create", self.node, "--run", f"--level={level}", *layout, f"--chunk={cell['chunk'] >> 10}",
-            f"--raid-devices={len(paths)}", "--metadata=1.2", f"--data-offset={cell['data_offset'] >> 10}", *bitmap, *map(self.device, paths))
+            f"--raid-devices={len(paths)}", f"--metadata={cell['metadata']}", f"--size={cell['used'] >> 10}",
+            *offset, *bitmap, *map(self.device, paths))
         self.set("safe_mode_delay", "0.01")
 
     def assemble(self, paths):

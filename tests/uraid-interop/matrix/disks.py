@@ -74,7 +74,9 @@ class Disks:
             if what == FLUSH:
                 flushed += later
                 later.clear()
-            elif at + length <= len(raw):
+            elif at + length > len(raw):
+                break  # killed while it was noted, and so never answered
+            else:
                 later.append((offset, raw[at:at + length]))
                 at += length
         return disks

@@ -29,16 +29,17 @@ class Story:
         self.fresh_count, self.members = 0, [t.dir / f"m{i}" for i in range(cell.members)]
         self.lost, self.stale, self.gone, self.planned = 0, [], [], []
         self.bitmap_chunk = self.draw.choice([4 << 10, 16 << 10, 64 << 10])
+        self.metadata = self.draw.choice(["1.0", "1.1", "1.2", "1.2"])
 
     # What the host does.
 
     def member_bytes(self):
         """Size of a member file."""
-        return self.cell.used + self.data_offset()
+        return self.cell.used + self.beside()
 
-    def data_offset(self):
-        """Bytes before the data. uraid leaves as much as mdadm does by itself; of mdadm the test asks for 1 MiB, and more
-        for partial parity logs."""
+    def beside(self):
+        """Bytes beside the data: before them, or behind them with metadata 1.0. uraid leaves as much as mdadm does by
+        itself; of mdadm the test asks for 1 MiB, and more for partial parity logs."""
         wide = self.cell.starter == "uraid" and self.cell.chunk >= 512 << 10
         return (2 << 20) if wide or self.cell.bitmap == "ppl" else (1 << 20)
 
@@ -124,7 +125,7 @@ class Story:
         layout = [] if cell.layout == "-" else ["--layout", cell.layout]
         bitmap = ["--bitmap", "internal", "--bitmap-chunk", f"{self.bitmap_chunk >> 10}K"] if cell.bitmap != "none" else []
         self.t.run(URAID, "create", "--level", cell.level, *layout, "--chunk", f"{cell.chunk >> 10}K", "--name", "cell",
-                   "--size", self.member_bytes(), *bitmap, *self.members)
+                   "--metadata", self.metadata, "--size", self.member_bytes(), *bitmap, *self.members)
         self.size = mdadm.agree(self.t, self.members, clean=None)[0]["array_bytes"]
         self.model = bytearray(self.size)
         # One stripe at a time: the rebuild is to be met in its middle.
@@ -246,7 +247,7 @@ class Story:
         cell = self.cell
         described = {"level": cell.level, "layout": cell.layout, "chunk": cell.chunk, "used": cell.used, "data": cell.data,
                      "bitmap": cell.bitmap, "bitmap_chunk": self.bitmap_chunk,
-                     "data_offset": self.data_offset()}
+                     "metadata": self.metadata, "beside": self.beside()}
         turn = {"story": story, "name": cell.name, "cell": described, "state": cell.state, "seed": self.seed,
                 "dump": in_guest(self.t.whole, self.t.dir / "dump"), "lost": self.lost, **more}
         for key in ("members", "fail", "fresh", "back"):
