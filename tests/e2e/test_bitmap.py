@@ -129,3 +129,26 @@ def test_both_say_the_same_of_the_bitmap(t):
     t.check((status["regions"], status["dirty_regions"]) == (regions, dirty), f"{status}, and mdadm: {theirs}")
     t.check(f"{dirty} of {regions} regions dirty, 64K each" in text, f"status says {text}")
     t.run(URAID, "examine", array.members[0])
+
+
+def test_signatures_in_the_data_of_a_member_that_comes_back_stay(t):
+    need("nbdcopy", "mkswap", "wipefs")
+    # With its superblock at the end a member begins with data: here with swap space, as its users have it.
+    array = Array(t, 5, 3, options=["--assume-clean", "--metadata", "1.0", "--bitmap", "internal",
+                                    "--bitmap-chunk", "64K"])
+    content = t.dir / "content"
+    t.run("truncate", "-s", "16M", content)
+    t.run("mkswap", content)
+    array.serve()
+    t.run("nbdcopy", content, array.uri)
+    until("all regions to be at rest", lambda: array.status().value["bitmap"]["dirty_regions"] == 0, 60)
+    sha = export_sha(t, array.uri)
+    array.fail(0)
+    told = array.ctl("add", array.members[0]).stdout
+    t.check("was away" in told, f"nothing is said of its return: {told}")
+    array.wait_rebuilt()
+    t.check(export_sha(t, array.uri) == sha, "what the members held is changed by their return")
+    array.stop()
+    array.serve(members=[array.members[0], array.members[2]])
+    t.check(export_sha(t, array.uri) == sha, "parity is changed by the return of a member")
+    array.stop()

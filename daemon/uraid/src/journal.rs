@@ -4,11 +4,12 @@
 //! It guards against errors, not against a loss of power: nothing is recorded on disk.
 
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use crate::device::Device;
-use crate::probe;
+use crate::probe::{self, Signature};
 
 /// The devices that are written, and what they held before.
 #[derive(Debug)]
@@ -83,11 +84,23 @@ impl Journal {
     /// # Errors
     /// The device could not be read or written, or signatures keep appearing.
     pub fn wipe(&mut self, index: usize) -> io::Result<()> {
+        self.wipe_outside(index, &(0..0))
+    }
+
+    /// The same, but for signatures that touch these bytes: they are a part of what is to stay.
+    ///
+    /// # Errors
+    /// As [`Journal::wipe`].
+    pub fn wipe_outside(&mut self, index: usize, kept: &Range<u64>) -> io::Result<()> {
         const ROUNDS_MAX: usize = 32;
         const SIGNATURE_BYTES_MAX: u64 = 1 << 20;
+        let stays = |one: &Signature| {
+            one.offset < kept.end && kept.start < one.offset.saturating_add(one.bytes.max(1))
+        };
         for _ in 0..ROUNDS_MAX {
             let device = self.devices.get(index).ok_or(io::ErrorKind::NotFound)?;
-            let signatures = probe::signatures(device).map_err(io::Error::other)?;
+            let mut signatures = probe::signatures(device).map_err(io::Error::other)?;
+            signatures.retain(|one| !stays(one));
             if signatures.is_empty() {
                 return Ok(());
             }

@@ -4,6 +4,7 @@
 //! back, since only the array has the final word. The claim is never without an owner: it is this side's
 //! until the array has answered, however long that takes, and the array's member's afterwards.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -65,7 +66,8 @@ impl Newcomer {
         self.former.clone()
     }
 
-    /// Removes the signatures on it, durably.
+    /// Removes the signatures on it, durably. What lies in the data of a former member stays: it is a part of
+    /// what the array holds, and if the member comes back by the bitmap nobody writes it again.
     ///
     /// # Errors
     /// They cannot be removed; the device is as it was.
@@ -73,10 +75,18 @@ impl Newcomer {
         let path = self.device.path().to_owned();
         let mut journal = Journal::new();
         journal.push(self.device);
-        let wiped = journal.wipe(0).and_then(|()| journal.sync());
+        let data = self.former.map_or(0..0, |former| data_of(&former));
+        let wiped = journal.wipe_outside(0, &data).and_then(|()| journal.sync());
         wiped.map_err(|why| failed(&path, format!("its old signatures cannot be removed: {why}")))?;
         Ok((Wiped(Some(journal)), self.member))
     }
+}
+
+/// The bytes of a member that belong to what the array holds.
+fn data_of(superblock: &Superblock) -> Range<u64> {
+    let bytes = |sectors: u64| sectors.saturating_mul(SECTOR);
+    let start = superblock.data_offset();
+    bytes(start)..bytes(start.saturating_add(superblock.size_sectors()))
 }
 
 fn failed(path: &Path, why: impl std::fmt::Display) -> ControlError {
@@ -166,6 +176,10 @@ mod tests {
 
     /// A superblock of an array with members of this size.
     fn array(set_uuid: Uuid) -> Superblock {
+        array_of(set_uuid, md_format::Minor::V2)
+    }
+
+    fn array_of(set_uuid: Uuid, minor: md_format::Minor) -> Superblock {
         let params = CreateParams {
             level: Level::Raid5,
             layout: Layout::default_for(Level::Raid5),
@@ -177,7 +191,7 @@ mod tests {
             size_sectors: None,
             clean: true,
             now: 1_700_000_000,
-            minor: md_format::Minor::V2,
+            minor,
             bitmap: md_format::IntentBitmap::None,
             ppl: false,
         };
@@ -195,8 +209,12 @@ mod tests {
     }
 
     fn examine(path: &Path, force: bool) -> Result<Newcomer, ControlError> {
+        examine_for(path, force, &array(Uuid([1; 16])))
+    }
+
+    fn examine_for(path: &Path, force: bool, array: &Superblock) -> Result<Newcomer, ControlError> {
         let options = OpenOptions { exclusive: false, ..OpenOptions::default() };
-        Newcomer::examine(path, force, &array(Uuid([1; 16])), Uuid([9; 16]), options)
+        Newcomer::examine(path, force, array, Uuid([9; 16]), options)
     }
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -244,6 +262,29 @@ mod tests {
         assert_eq!(examine(&path, false).unwrap_err().code, ErrorCode::Refused);
         drop(examine(&path, true).unwrap());
         assert!(std::fs::read(&path).unwrap() == bytes);
+    }
+
+    /// A former member with its superblock at the end begins with data, and these may look like anything: here
+    /// like a member of an array that is kept in the array.
+    #[test]
+    fn what_lies_in_the_data_of_a_former_member_stays() {
+        for force in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let (path, mut bytes) = used(&directory);
+            let own = array_of(Uuid([1; 16]), md_format::Minor::V0);
+            let at = (own.super_offset() * SECTOR) as usize;
+            bytes[SIGNATURE.start..][8..12].fill(0xff);
+            bytes[at..][..own.encode().len()].copy_from_slice(&own.encode());
+            std::fs::write(&path, &bytes).unwrap();
+            let newcomer = examine_for(&path, force, &own).unwrap();
+            assert_eq!(newcomer.former().is_some(), !force);
+            let (_wiped, _member) = newcomer.wipe().unwrap();
+            let now = std::fs::read(&path).unwrap();
+            assert_eq!(now[at..][..4], [0; 4], "its own superblock is gone until the array writes another");
+            bytes[at..][..4].fill(0);
+            assert_eq!(is_wiped(&path), force);
+            assert!(force || now == bytes, "its data have changed");
+        }
     }
 
     #[test]
