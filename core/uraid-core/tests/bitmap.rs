@@ -5,11 +5,7 @@
 
 mod world;
 
-use md_format::{
-    Areas, AssembleOptions, Bitmap, CreateParams, Found, IntentBitmap, Layout, Level, Superblock, Uuid,
-    Warning,
-};
-use std::collections::BTreeMap;
+use md_format::{Bitmap, Layout, Level, Superblock, Warning};
 use uraid_core::*;
 use world::{Disk, Rng, Shape, World};
 
@@ -223,6 +219,28 @@ fn a_member_that_was_away_too_long_is_rebuilt_in_full() {
     world.check_content();
 }
 
+/// Two devices had the role, one after the other. The bits tell what either missed while nobody has it, and no
+/// longer: whoever is left over is a blank spare from then on.
+#[test]
+fn of_two_that_come_back_to_the_same_role_the_second_is_not_believed_later() {
+    let mut world = at_rest(12);
+    fail(&mut world, 2);
+    write(&mut world, 0, 4096, 4);
+    let other = usize::from(world.add_disk().0);
+    world.quiesce();
+    fail(&mut world, other);
+    let (first, second) = (world.bring_back(other), world.bring_back(2));
+    world.quiesce();
+    assert_eq!(world.array.status().missing, 0);
+    write(&mut world, 0, 3 * 16 * 8192, 5);
+    rest(&mut world);
+    assert_eq!(bits(&world.disks[0]), []);
+    fail(&mut world, usize::from(first.0));
+    assert_eq!(world.array.status().missing, 0, "{second:?} takes its place");
+    world.check_parity();
+    world.check_content();
+}
+
 #[test]
 fn a_member_that_was_written_elsewhere_is_not_believed() {
     let mut world = World::new(Shape { level: Level::Raid6, members: 6, ..shape() }, 7);
@@ -348,94 +366,4 @@ fn a_new_member_has_the_bitmap_of_the_others() {
     assert_eq!(world.array.status().missing, 0);
     assert_eq!(bitmap(&world.disks[new]), bitmap(&world.disks[0]));
     assert_eq!(bits(&world.disks[new]), [2]);
-}
-
-/// Members of 10 GiB, without bytes: everything that is asked for is answered well. What was kept of each as
-/// metadata, by the byte at which it was written.
-struct Large {
-    array: Array,
-    kept: BTreeMap<(u16, u64), Vec<u8>>,
-    order: Vec<(u16, u64)>,
-}
-
-impl Large {
-    /// An array without the member of role 1.
-    fn degraded() -> (Self, u64) {
-        let sectors = (10 << 21) + 300_000;
-        let superblocks = md_format::plan_create(&CreateParams {
-            level: Level::Raid5,
-            layout: Layout::LeftSymmetric,
-            chunk_sectors: 512,
-            name: "large",
-            members: &[sectors; 4],
-            size_sectors: Some(10 << 21),
-            set_uuid: Uuid([9; 16]),
-            device_uuids: &[1, 2, 3, 4].map(|n| Uuid([n; 16])),
-            now: 1_700_000_000,
-            clean: true,
-            minor: md_format::Minor::V2,
-            bitmap: IntentBitmap::Internal { chunk_bytes: Some(65536) },
-            ppl: false,
-        });
-        let superblocks = superblocks.expect("a possible array");
-        let found: Vec<Found> = superblocks
-            .iter()
-            .map(|sb| {
-                let map = Bitmap::create(sb, Some(65536)).expect("there is room");
-                let bytes: Vec<u8> = (0..map.pages()).flat_map(|page| map.page(page).1.to_vec()).collect();
-                let areas = Areas { bitmap: Some(Ok(bytes)), ..Areas::default() };
-                let (label, superblock) = (String::new(), Ok(sb.clone()));
-                Found { label, device_sectors: sectors, superblock, identity: None, areas }
-            })
-            .enumerate()
-            .filter(|(role, _)| *role != 1)
-            .map(|(_, found)| found)
-            .collect();
-        let assembly = md_format::assemble(&found, AssembleOptions::default()).expect("assembles");
-        let ids = [0, 2, 3].map(MemberId);
-        let array = Array::start(&assembly, &ids, ArrayConfig::default()).expect("starts");
-        (Large { array, kept: BTreeMap::new(), order: vec![] }, sectors)
-    }
-
-    fn run(&mut self) {
-        let now = Tick(1);
-        while let Some(action) = self.array.poll() {
-            let answer = match action {
-                Action::WriteMeta { io, member, offset, bytes } => {
-                    self.order.push((member.0, offset));
-                    self.kept.insert((member.0, offset), bytes);
-                    Event::IoDone { io, result: Ok(()) }
-                }
-                Action::Read { io, .. }
-                | Action::Write { io, .. }
-                | Action::WriteLog { io, .. }
-                | Action::Flush { io, .. } => Event::IoDone { io, result: Ok(()) },
-                Action::Compute { id, .. } => Event::ComputeDone { id, result: Ok(Verdict::default()) },
-                Action::Complete { .. } | Action::Notice(_) | Action::Stopped { .. } => continue,
-            };
-            self.array.handle(now, answer);
-        }
-    }
-}
-
-#[test]
-fn a_new_member_has_every_page_of_the_bitmap_before_others_name_it() {
-    let (mut large, device_sectors) = Large::degraded();
-    large.run();
-    large.array.handle(
-        Tick(1),
-        Event::AddMember(NewMember { member: MemberId(7), device_sectors, device_uuid: [7; 16], old: None }),
-    );
-    large.run();
-    assert_eq!(large.array.status().missing, 0);
-    let pages: Vec<u64> = (0..6).map(|page| 8192 + page * 4096).collect();
-    // 163,840 bits and the superblock of the bitmap take six pages.
-    for page in &pages {
-        assert!(large.kept.contains_key(&(7, *page)), "the page at {page} is missing");
-    }
-    let spare_first = large.order.iter().position(|at| *at == (7, 4096)).expect("its superblock");
-    let named = large.order.iter().skip(spare_first + 1).position(|at| *at == (7, 4096));
-    let named = spare_first + 1 + named.expect("its superblock once more");
-    let before: Vec<_> = large.order[..named].iter().filter(|(member, _)| *member == 7).collect();
-    assert!(pages.iter().all(|page| before.contains(&&(7, *page))), "{before:?}");
 }

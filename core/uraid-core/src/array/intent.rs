@@ -7,6 +7,7 @@
 //! | the first bit is cleared | `events_cleared` is the count of events now, so that a member that was away since is not believed |
 //! | a bit is cleared | everything written in its region, by a flush of every member, and nobody is missing |
 //! | a superblock names a new member | all of the bitmap |
+//! | the first page of a copy that was not as it has to be | all its other pages: the first makes it believable |
 //!
 //! Pages go out in **rounds**, one at a time, to all members: two writes of the same page under way at once could
 //! land in the other order. A crash in the middle of a round leaves copies that differ, of which assembly takes
@@ -42,6 +43,8 @@ pub(super) struct Intent {
     look_at: Option<Tick>,
     /// Pages that differ from what is on some member.
     dirty: BTreeSet<usize>,
+    /// Copies differ or were not believed, and the first page has to wait until the others are right.
+    head_last: bool,
     /// They are to be written now.
     due: bool,
     /// Rounds begun.
@@ -80,6 +83,7 @@ impl Intent {
             needed: if assembly.dirty { set } else { BTreeSet::new() },
             look_at: None,
             dirty: if differs { (0..bitmap.pages()).collect() } else { BTreeSet::new() },
+            head_last: differs && bitmap.pages() > 1,
             due: false,
             rounds: 0,
             round: None,
@@ -179,10 +183,25 @@ impl Intent {
         regions.iter().filter(same).map(|(&region, &since)| (region, since)).collect()
     }
 
+    /// The first page has to be written. The round in which it will be.
     fn page_for_events(&mut self) -> u64 {
         self.dirty.insert(0);
         self.due = true;
-        self.rounds + 1
+        self.rounds + 1 + u64::from(self.head_last)
+    }
+
+    /// Takes what the next round writes: regions whose bits are on all members after it, and pages.
+    fn take_round(&mut self) -> (BTreeSet<u64>, BTreeSet<usize>) {
+        let (mut regions, mut pages) = (std::mem::take(&mut self.unsaved), std::mem::take(&mut self.dirty));
+        if std::mem::take(&mut self.head_last) {
+            pages.remove(&0);
+            self.dirty.insert(0);
+            self.unsaved =
+                regions.iter().copied().filter(|&region| self.image.page_of(region) == 0).collect();
+            regions.retain(|region| !self.unsaved.contains(region));
+            self.due = true;
+        }
+        (regions, pages)
     }
 }
 
@@ -369,8 +388,7 @@ impl Array {
         }
         let Some(intent) = &mut self.intent else { return };
         intent.rounds += 1;
-        let regions = std::mem::take(&mut intent.unsaved);
-        let pages = std::mem::take(&mut intent.dirty);
+        let (regions, pages) = intent.take_round();
         let pages: Vec<(u64, Vec<u8>)> = pages
             .into_iter()
             .map(|page| intent.image.page(page))

@@ -280,6 +280,9 @@ impl Array {
             let number = spare.superblock.dev_number();
             self.roles[index] = Some(id);
             self.meta.set_role(number, DevRole::Active(role.0));
+            // Another who had this role is blank from now on: once nobody is missing, bits go that it needed.
+            let others = self.members.values_mut().filter(|m| m.returning == Some(role));
+            others.for_each(|m| m.returning = None);
             self.want_update(false);
         }
     }
