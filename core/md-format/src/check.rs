@@ -35,8 +35,8 @@ impl Superblock {
     }
 
     /// Looks at a whole device for its superblock: at each place where one of version 1.x may be, and where there
-    /// is none, or metadata of version 0.90 that are newer, for other metadata. `read` is given the first byte
-    /// and the number of bytes, and may give fewer where the device ends.
+    /// is none, or metadata of version 0.90 that were made since it was last written, for other metadata. `read` is
+    /// given the first byte and the number of bytes, and may give fewer where the device ends.
     ///
     /// # Errors
     /// There is none that can be used; the most telling reason.
@@ -59,9 +59,11 @@ impl Superblock {
             .filter_map(|(at, bytes)| OtherMetadata::recognise(&read(at, bytes).ok()?, at, device_sectors));
         match best {
             Ok(superblock) => {
-                // A leftover of the conversion to 1.0 is as old as the array is.
+                // A leftover of the conversion to 1.0 is as old as the array is. What is younger than the array but
+                // older than its last update is most likely in its data: an array that is kept in this one.
+                let last = superblock.ctime().max(superblock.utime());
                 let newer = |one: &OtherMetadata| match one {
-                    OtherMetadata::V090 { ctime, .. } => u64::from(*ctime) > superblock.ctime(),
+                    OtherMetadata::V090 { ctime, .. } => u64::from(*ctime) > last,
                     OtherMetadata::Imsm | OtherMetadata::Ddf => false,
                 };
                 others.find(newer).map_or(Ok(superblock), |one| Err(SuperblockError::Other(one)))

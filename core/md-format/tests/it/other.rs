@@ -83,6 +83,13 @@ fn of_two_versions_the_newer_array_counts() {
         let found = find(&device);
         assert_eq!(found.is_err(), newer, "{found:?}");
     }
+    // Whoever keeps an array of that version in this one writes its superblock into our data, and this array's
+    // superblocks are updated with that.
+    let mut updated = superblock.clone();
+    updated.set_utime(superblock.ctime() + 2);
+    device[4096..4096 + updated.encode().len()].copy_from_slice(&updated.encode());
+    assert_eq!(find(&device), Ok(updated));
+    device[4096..4096 + superblock.encode().len()].copy_from_slice(&superblock.encode());
     // What a RAID of the firmware left at the end of a disk says nothing about an array made since.
     device[place..].fill(0);
     let firmware = image("imsm");
