@@ -1,8 +1,9 @@
 //! The replay of partial parity logs at the start: parity of the blocks that an entry names becomes the XOR of
 //! the data that were being written, as they are now, and of the partial parity.
 //!
-//! It is the first work of each stripe that it concerns. Blocks of which a written member is missing are left
-//! alone (raid5-ppl.c, `ppl_recover_entry`): parity is then all that is known of that member's block, old or new.
+//! It is the first work of each stripe that it concerns, and what cannot be read is left out block by block. Blocks
+//! of which a written member is missing are left alone (raid5-ppl.c, `ppl_recover_entry`): parity is then all that is
+//! known of that member's block, old or new.
 
 use super::cache::Work;
 use super::pass::{Kind, Pass};
@@ -177,12 +178,34 @@ impl Array {
         pass.outstanding -= 1;
         match (pass.outstanding, pass.storing, pass.failed) {
             (0, false, false) => self.compute_replay(id),
+            (0, false, true) if self.replay_singly(id) => {}
             (0, _, failed) => {
                 self.doubt_replay(failed);
                 self.replay_done(id);
             }
             _ => {}
         }
+    }
+
+    /// Goes on block by block where a piece of several could not be read: what is unreadable says nothing about the
+    /// other columns. False if it is one block.
+    fn replay_singly(&mut self, id: SlotId) -> bool {
+        let slot = self.cache.slot_mut(id);
+        let Some(Pass { kind: Kind::Replay(piece), .. }) = slot.pass else { return false };
+        if piece.run.count < 2 {
+            return false;
+        }
+        for at in (0..piece.run.count).rev() {
+            let run = Run { first: piece.run.first + at, count: 1 };
+            let skipped = u64::from(run.offset() - piece.run.offset());
+            let pp_offset = piece.pp_offset.map(|at| at + skipped);
+            slot.queue.push_front(Work::Replay(Piece { run, pp_offset, ..piece }));
+        }
+        if let Some(ppl) = &mut self.ppl {
+            ppl.replay.under_way += piece.run.count as usize;
+        }
+        self.replay_done(id);
+        true
     }
 
     fn doubt_replay(&mut self, doubtful: bool) {

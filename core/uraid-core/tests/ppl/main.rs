@@ -7,6 +7,7 @@
 
 mod life;
 mod oracle;
+mod replay;
 #[path = "../world/mod.rs"]
 mod world;
 
