@@ -21,6 +21,7 @@ def tell(story):
     pool = Volume("pool", 5, [machine.add_disk(f"pool{i}", 200) for i in range(2)], "xfs")
     spares = {"tank": machine.add_disk("tank-spare", 128), "pool": machine.add_disk("pool-spare", 200)}
     shelf = machine.add_disk("shelf", 400)
+    old = Volume("old", 5, [machine.add_disk(f"old{i}", 64) for i in range(3)], "ext4")
     pool.members.append("/dev/loop0")
     both = (tank, pool)
     admin = Admin(story)
@@ -52,6 +53,7 @@ def tell(story):
     power_cut(story, admin, both)
     stop(story, admin, tank)
     by_hand(story, admin, tank)
+    adopt(story, admin, old)
     remove(story, admin, both)
 
 
@@ -306,6 +308,33 @@ def by_hand(story, admin, volume):
     with story.step("and uraid again, after md"):
         admin.sh(f"systemctl start {volume.unit} && systemctl start {volume.mount.strip('/').replace('/', '-')}.mount", seconds=120)
         story.check(admin.digest(f"{volume.mount}/kept.bin") == volume.kept, "the contents changed")
+
+
+def adopt(story, admin, volume):
+    """An array that mdadm made comes to uraid and goes back, in the words of the README."""
+    def holds_it():
+        story.check(admin.digest(f"{volume.mount}/kept.bin") == volume.kept, "the contents changed")
+
+    with story.step("an array that mdadm made: uraid assemble --scan --write, systemctl enable --now"):
+        admin.sh(f"mdadm --create /dev/md/old --run --level=5 --raid-devices=3 {' '.join(volume.members)}"
+                 f" && mkfs.ext4 -q /dev/md/old && mkdir -p {volume.mount} && mount /dev/md/old {volume.mount}", seconds=120)
+        volume.kept = admin.put(volume, "kept.bin", 8)
+        admin.sh(f"umount {volume.mount} && mdadm --wait /dev/md/old; mdadm --stop /dev/md/old", seconds=120)
+        admin.sh(f"uraid assemble --scan && uraid assemble --scan --write && cat /etc/uraid/old.toml && systemctl enable --now {volume.unit}",
+                 seconds=120)
+        admin.sh(f"udevadm settle --timeout=60; mount {volume.link} {volume.mount}")
+        holds_it()
+    with story.step("udev does not give it to md when uraid lets go of it"):
+        admin.sh(f"umount {volume.mount} && systemctl stop {volume.unit}", seconds=120)
+        for member in volume.members:
+            admin.sh(f"udevadm trigger --settle --action=add {member} && udevadm info --query=property {member} | grep -x ID_FS_TYPE=uraid_member")
+        assembled = admin.sh("cat /proc/mdstat").text
+        story.check("active" not in assembled, f"md has it: {assembled}")
+    with story.step("and back: the file moved away, mdadm --assemble --scan"):
+        admin.sh(f"systemctl disable --now {volume.unit} && mv /etc/uraid/old.toml /root && mdadm --assemble --scan", ok=None, seconds=120)
+        admin.sh(f"mount -o ro $(mdadm --detail --scan | awk '$NF ~ /old/ || $2 ~ /old/ {{print $2}}') {volume.mount}")
+        holds_it()
+        admin.sh(f"umount {volume.mount}; mdadm --stop --scan")
 
 
 def remove(story, admin, volumes):
