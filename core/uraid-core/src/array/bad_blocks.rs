@@ -198,7 +198,7 @@ impl Array {
     }
 
     /// Records blocks of a lane as bad and asks for the update that says so, on which answers wait.
-    fn record_bad(&mut self, id: SlotId, lane: u16, member: MemberId, blocks: Blocks, most: usize) -> bool {
+    pub(super) fn record_bad(&mut self, id: SlotId, lane: u16, member: MemberId, blocks: Blocks, most: usize) -> bool {
         let base = self.device_offset(member, self.cache.slot(id).stripe);
         let mut news = Vec::new();
         for run in blocks.runs() {

@@ -34,6 +34,8 @@ pub(super) struct Ppl {
     pub(super) phase: Phase,
     /// What the logs speak of matches everywhere, and so does the rest: there may be logs.
     matches: bool,
+    /// A member was missing at the start.
+    degraded: bool,
     pub(super) areas: BTreeMap<MemberId, Area>,
     /// The members whose areas are being prepared.
     job: Option<Job>,
@@ -151,6 +153,7 @@ impl Ppl {
         Ok(Some(Ppl {
             phase: if replays { Phase::Replaying } else { Phase::Preparing },
             matches: !assembly.dirty,
+            degraded: assembly.degraded > 0,
             areas,
             job: None,
             replay: Replay::new(logs, assembly, ids, geometry),
@@ -266,12 +269,12 @@ impl Array {
         }
     }
 
-    /// Parity is as the logs say, durably. It matches everywhere if nothing was in doubt. With a member missing it
-    /// is the only word on what that member held, and there is nothing to compare it with.
+    /// Parity is as the logs say, durably. It matches everywhere if nothing was in doubt. With a member missing from
+    /// the start it is the only word on what that member held, and there is nothing to compare it with. (One that
+    /// failed since makes nothing surer: a doubt remains, and the array dirty.)
     fn replayed(&mut self) {
-        let degraded = self.degraded;
         let Some(ppl) = &mut self.ppl else { return };
-        if !degraded && !ppl.replay.cleans() {
+        if !ppl.degraded && !ppl.replay.cleans() {
             self.enter(Phase::Preparing);
             return;
         }

@@ -3,7 +3,7 @@
 //!
 //! It is the first work of each stripe that it concerns, and what cannot be read is left out block by block. Blocks
 //! of which a written member is missing are left alone (raid5-ppl.c, `ppl_recover_entry`): parity is then all that is
-//! known of that member's block, old or new.
+//! known of that member's block, old or new. Parity that cannot be made right without a member is recorded as bad.
 
 use super::cache::Work;
 use super::pass::{Kind, Pass};
@@ -169,26 +169,30 @@ impl Array {
 
     pub(super) fn replay_io_done(&mut self, id: SlotId, io: Io, result: Result<(), IoFault>) {
         match result {
+            Err(IoFault::Io) if io.write => {}
             Err(_) if io.write => self.fail_member(io.member, "a write failed"),
             Err(fault) => drop(self.read_failed(io.member, fault, Blocks::NONE)),
             Ok(()) => {}
         }
         let Some(pass) = &mut self.cache.slot_mut(id).pass else { return };
-        pass.failed |= result.is_err() && !io.write;
+        let Kind::Replay(piece) = pass.kind else { return };
+        pass.failed |= result.is_err();
+        // Without a member that is gone the piece is none of the replay; a medium that fails is another matter.
+        if result.is_err() && piece.run.count == 1 && self.is_live(io.member) {
+            self.replay_failed(id, piece, io.write);
+        }
+        let Some(pass) = &mut self.cache.slot_mut(id).pass else { return };
         pass.outstanding -= 1;
         match (pass.outstanding, pass.storing, pass.failed) {
             (0, false, false) => self.compute_replay(id),
-            (0, false, true) if self.replay_singly(id) => {}
-            (0, _, failed) => {
-                self.doubt_replay(failed);
-                self.replay_done(id);
-            }
+            (0, _, true) if self.replay_singly(id) => {}
+            (0, ..) => self.replay_done(id),
             _ => {}
         }
     }
 
-    /// Goes on block by block where a piece of several could not be read: what is unreadable says nothing about the
-    /// other columns. False if it is one block.
+    /// Goes on block by block where a piece of several could not be read or written: a medium that fails there says
+    /// nothing about the other columns. False if it is one block.
     fn replay_singly(&mut self, id: SlotId) -> bool {
         let slot = self.cache.slot_mut(id);
         let Some(Pass { kind: Kind::Replay(piece), .. }) = slot.pass else { return false };
@@ -206,6 +210,21 @@ impl Array {
         }
         self.replay_done(id);
         true
+    }
+
+    /// Parity of some blocks could not be made to fit, or could not be written. With all members there it is compared
+    /// later. Without one it would be taken for the word on what that one held: it is recorded as bad, or nothing is
+    /// believed at all.
+    fn replay_failed(&mut self, id: SlotId, piece: Piece, written: bool) {
+        self.doubt_replay(!written);
+        if !written && !self.degraded {
+            return;
+        }
+        let lane = self.geometry.p_lane();
+        if !self.record_bad(id, lane, piece.member, piece.run.blocks(), usize::MAX) {
+            let why = "its parity cannot be made to fit the partial parity log, and it has no bad-block log to say so";
+            self.fail_member(piece.member, why);
+        }
     }
 
     fn doubt_replay(&mut self, doubtful: bool) {
@@ -243,7 +262,7 @@ impl Array {
             if pass.compute_faults < COMPUTE_TRIES {
                 return self.compute_replay(id);
             }
-            self.doubt_replay(true);
+            self.replay_failed(id, piece, false);
             return self.replay_done(id);
         }
         pass.storing = true;

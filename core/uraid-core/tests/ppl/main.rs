@@ -31,6 +31,8 @@ struct Shape {
     /// Sectors of a log area.
     log: u16,
     clean: bool,
+    /// Members have a bad-block log.
+    bad_blocks: bool,
 }
 
 impl Shape {
@@ -42,7 +44,8 @@ impl Shape {
     /// Members with a small area, made from the superblocks of a usual array.
     fn disks(&self, rng: &mut Rng) -> Vec<Disk> {
         let data = u64::from(self.chunk) * self.rows;
-        let data_sector = (LOG_SECTOR + u64::from(self.log)).next_multiple_of(8);
+        let bad_blocks = (LOG_SECTOR + u64::from(self.log)).next_multiple_of(8);
+        let data_sector = bad_blocks + if self.bad_blocks { 8 } else { 0 };
         let sectors = data_sector + data / 512 + 64;
         let uuids: Vec<Uuid> = (0..self.members).map(|i| Uuid([i as u8 + 1; 16])).collect();
         let superblocks = md_format::plan_create(&CreateParams {
@@ -66,7 +69,8 @@ impl Shape {
             bytes[98..100].copy_from_slice(&self.log.to_le_bytes());
             bytes[128..136].copy_from_slice(&data_sector.to_le_bytes());
             bytes[136..144].copy_from_slice(&(sectors - data_sector).to_le_bytes());
-            bytes[188..192].copy_from_slice(&0_u32.to_le_bytes());
+            let offset = if self.bad_blocks { bad_blocks as u32 - 8 } else { 0 };
+            bytes[188..192].copy_from_slice(&offset.to_le_bytes());
             let fields = md_sum(&bytes);
             bytes[216..220].copy_from_slice(&fields.to_le_bytes());
             let mut image = vec![0; (sectors * 512) as usize];
@@ -406,6 +410,7 @@ fn power_cuts_leave_parity_that_the_log_makes_right() {
             rows: 2 + rng.below(3),
             log: rng.pick(&[16, 40, 136, SEVERAL, SEVERAL, SEVERAL + 96]),
             clean: rng.chance(80),
+            bad_blocks: false,
         };
         eprintln!("seed {seed}: {shape:?}");
         run(shape, seed, &mut tally);
@@ -429,6 +434,7 @@ fn every_torn_subset_of_a_write_is_made_right() {
             rows: 1,
             log: rng.pick(&[40, SEVERAL]),
             clean: true,
+            bad_blocks: false,
         };
         let mut world = shape.world(case);
         world.quiesce();
