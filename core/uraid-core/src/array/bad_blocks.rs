@@ -10,7 +10,8 @@
 //! | not recorded | a block that could not be read and not recovered either: it may be readable again, and an entry would keep everybody from trying |
 //!
 //! In memory a block is good as soon as it was written. In the log it is once that write was flushed: forgotten
-//! before, a power cut could bring back what was there. What an update says in a log is written before its
+//! before, a power cut could bring back what was there. An update that does both begins at once, and whoever wrote
+//! the block is answered after it. What an update says in a log is written before its
 //! superblocks, so that a superblock announces no log that was never written. After a crash between the two the log
 //! says more than the superblock does, or the same; nobody was told that the write was done.
 
@@ -148,6 +149,10 @@ impl Array {
             let (offset, len) = (first * 512, count * 512);
             self.notice(Notice::BadBlocksCleared { member: id, offset, len });
         }
+        // Until the log says so, a crash takes the block for bad, and recovers it from a column that may be half
+        // written: whoever wrote it was not promised that.
+        self.want_update(true);
+        self.meta.must_be_recorded();
     }
 
     /// A store was refused by the medium: whether to go on with the member, and record what it refuses.
@@ -198,7 +203,14 @@ impl Array {
     }
 
     /// Records blocks of a lane as bad and asks for the update that says so, on which answers wait.
-    pub(super) fn record_bad(&mut self, id: SlotId, lane: u16, member: MemberId, blocks: Blocks, most: usize) -> bool {
+    pub(super) fn record_bad(
+        &mut self,
+        id: SlotId,
+        lane: u16,
+        member: MemberId,
+        blocks: Blocks,
+        most: usize,
+    ) -> bool {
         let base = self.device_offset(member, self.cache.slot(id).stripe);
         let mut news = Vec::new();
         for run in blocks.runs() {

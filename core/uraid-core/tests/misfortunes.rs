@@ -1,0 +1,168 @@
+//! Several misfortunes at once, each of which the array survives alone: what was flushed reads back, parity matches
+//! after the resync, and nobody is believed who may not know everything.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
+mod world;
+
+use md_format::{Layout, Level};
+use std::collections::BTreeSet;
+use uraid_core::*;
+use world::{Disk, Pending, Rng, Shape, World};
+
+const CHUNK: u32 = 8192;
+
+fn shape(level: Level, members: u16, bitmap: Option<u64>) -> Shape {
+    let layout = Layout::default_for(level);
+    Shape { level, layout, members, chunk: CHUNK, rows: 16, slots: 6, clean: true, bitmap }
+}
+
+/// A new array, marked clean and with its bits cleared.
+fn at_rest(shape: Shape, seed: u64) -> World {
+    let mut world = World::new(shape, seed);
+    world.quiesce();
+    rest(&mut world);
+    world
+}
+
+/// Lets time pass until nothing is left to be cleared.
+fn rest(world: &mut World) {
+    (0..4).for_each(|_| world.pass_time(5000));
+}
+
+fn write(world: &mut World, offset: u64, len: usize, value: u8) {
+    world.ask(RequestKind::Write { fua: true }, offset, vec![value; len]);
+    world.quiesce();
+}
+
+fn fail(world: &mut World, member: usize) {
+    world.disks[member].dead = true;
+    world.tell(Event::FailMember(MemberId(member as u16)));
+    world.quiesce();
+}
+
+/// Where the block of a lane is: its member and its number on the device.
+fn on_lane(world: &World, stripe: u64, lane: u16, offset: u32) -> (usize, u64) {
+    let g = world.geometry();
+    let role = g.pattern(stripe).roles[usize::from(lane)];
+    let status = world.array.status();
+    let member = status.members.iter().find(|m| m.role == Some(role)).expect("plays the role").member;
+    let disk = usize::from(member.0);
+    (disk, (world.disks[disk].data_start() + g.member_offset(stripe) + u64::from(offset)) / 4096)
+}
+
+/// What a power cut leaves.
+fn cut(world: &World, rng: &mut Rng) -> Vec<Disk> {
+    let mut disks = world.disks.clone();
+    for (at, disk) in disks.iter_mut().enumerate() {
+        let of = |p: &Pending| match p {
+            Pending::Write { member, offset, bytes, .. } | Pending::Meta { member, offset, bytes, .. }
+                if usize::from(member.0) == at =>
+            {
+                Some((*offset, bytes.clone()))
+            }
+            _ => None,
+        };
+        let inflight: Vec<_> = world.pending.iter().filter_map(of).collect();
+        disk.cut(rng, &inflight);
+    }
+    disks
+}
+
+fn start(disks: Vec<Disk>, seed: u64) -> World {
+    let assembly = world::assemble(&disks, false).expect("assembles");
+    let mut world = World::over(disks, &assembly, 6, Rng(seed), seed);
+    let sectors = world.model.len() as u64 / 512;
+    world.fuzzy = (0..sectors).collect();
+    world
+}
+
+/// The bytes of the array from `at` on.
+fn read(world: &mut World, at: u64, len: usize) -> Vec<u8> {
+    world.reads.clear();
+    world.ask(RequestKind::Read, at, vec![0x55; len]);
+    world.quiesce();
+    world.reads.get(&at).cloned().expect("readable")
+}
+
+/// A block was bad, is written anew and flushed, and then the power fails in the middle of a write beside it: the
+/// column is as whole as any other, whatever the log said until a moment ago.
+#[test]
+fn what_made_a_bad_block_good_survives_a_torn_write_beside_it() {
+    for seed in 0..60 {
+        let mut world = at_rest(shape(Level::Raid5, 4, None), seed);
+        let whole = world.model.len();
+        write(&mut world, 0, whole, 1);
+        let (disk, block) = on_lane(&world, 0, 0, 0);
+        world.disks[disk].refuses.insert(block);
+        write(&mut world, 0, 4096, 2);
+        assert!(world.array.status().members.iter().any(|m| m.bad_bytes > 0));
+        world.disks[disk].refuses.clear();
+        write(&mut world, 0, 4096, 3);
+        assert!(world.array.status().members.iter().all(|m| m.bad_bytes == 0));
+        world.ask(RequestKind::Write { fua: false }, u64::from(CHUNK), vec![4; 4096]);
+        world.tell(Event::Idle);
+        let mut rng = Rng(seed);
+        for _ in 0..rng.below(12) {
+            world.answer_one();
+        }
+        let mut next = start(cut(&world, &mut rng), seed);
+        next.quiesce();
+        assert!(read(&mut next, 0, 4096) == [3; 4096], "seed {seed}: a flushed write is lost");
+    }
+}
+
+/// Blocks of two members are bad in the same column: their reads fail and tell nothing wrong, a write beside them
+/// fails as well, and all of the column written anew is whole.
+#[test]
+fn a_column_with_more_bad_blocks_than_parity_fails_until_it_is_written_in_full() {
+    for level in [Level::Raid5, Level::Raid6] {
+        let members = 4 + level.parity();
+        let mut world = at_rest(shape(level, members, Some(8192)), 3);
+        let data = world.geometry().data();
+        let whole = world.model.len();
+        write(&mut world, 0, whole, 1);
+        // Written by itself each is recorded; together they would be taken for a fault of the cable.
+        for lane in 0..=level.parity() {
+            let (disk, block) = on_lane(&world, 0, lane, 4096);
+            world.disks[disk].refuses.insert(block);
+            world.disks[disk].spoils = true;
+            world.errors_allowed = true;
+            world.ask(
+                RequestKind::Write { fua: true },
+                u64::from(lane) * u64::from(CHUNK) + 4096,
+                vec![2; 4096],
+            );
+            world.quiesce();
+        }
+        for stop in [false, true] {
+            if stop {
+                world.tell(Event::Stop);
+                while world.answer_one() {}
+                let model = world.model.clone();
+                world = start(world.disks, 3);
+                world.model = model;
+                world.errors_allowed = true;
+            }
+            let mut lost = BTreeSet::new();
+            for lane in 0..data {
+                world.reads.clear();
+                let at = u64::from(lane) * u64::from(CHUNK) + 4096;
+                world.ask(RequestKind::Read, at, vec![0; 4096]);
+                world.quiesce();
+                match world.reads.get(&at) {
+                    Some(bytes) => assert!(bytes[..] == [1; 4096] || bytes[..] == [2; 4096]),
+                    None => drop(lost.insert(lane)),
+                }
+            }
+            assert_eq!(lost.len(), usize::from(level.parity()) + 1, "{level}");
+        }
+        world.disks.iter_mut().for_each(|disk| disk.refuses.clear());
+        let row = usize::from(data) * CHUNK as usize;
+        write(&mut world, 0, row, 5);
+        world.errors_allowed = false;
+        assert!(read(&mut world, 0, row) == vec![5; row]);
+        assert!(world.array.status().members.iter().all(|m| m.bad_bytes == 0));
+        world.check_parity();
+    }
+}
