@@ -112,6 +112,33 @@ fn what_made_a_bad_block_good_survives_a_torn_write_beside_it() {
     }
 }
 
+/// Two members come back that had the same role one after the other. The one that waits is no more than a spare: what
+/// it missed is not known any more once bits were cleared without it.
+#[test]
+fn a_member_that_waited_while_another_had_its_role_is_rebuilt_in_full() {
+    let mut world = at_rest(shape(Level::Raid5, 4, Some(8192)), 1);
+    let whole = world.model.len();
+    write(&mut world, 0, whole, 1);
+    rest(&mut world);
+    fail(&mut world, 2);
+    let second = usize::from(world.add_disk().0);
+    world.quiesce();
+    assert_eq!(world.array.status().missing, 0);
+    fail(&mut world, second);
+    world.bring_back(second);
+    world.bring_back(2);
+    world.quiesce();
+    assert_eq!(world.array.status().missing, 0);
+    write(&mut world, 0, whole, 2);
+    rest(&mut world);
+    let plays = |m: &MemberReport| m.role == Some(Role(2)) && m.standing == MemberStanding::InSync;
+    let holder = world.array.status().members.into_iter().find(plays);
+    fail(&mut world, usize::from(holder.expect("somebody").member.0));
+    assert_eq!(world.array.status().missing, 0, "the one that waited took its place");
+    world.check_content();
+    world.check_parity();
+}
+
 /// Blocks of two members are bad in the same column: their reads fail and tell nothing wrong, a write beside them
 /// fails as well, and all of the column written anew is whole.
 #[test]
