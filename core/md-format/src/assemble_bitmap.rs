@@ -35,11 +35,12 @@ pub(crate) fn array_bitmap<'a>(
         return Ok(None);
     }
     let label = |index: usize| found.get(index).map_or_else(String::new, |one| one.label.clone());
-    let in_sync =
-        |one: &Superblock| matches!(one.role(), DevRole::Active(_)) && one.recovery_offset().is_none();
+    let holds_role = |one: &Superblock| matches!(one.role(), DevRole::Active(_));
     let mut copies = Vec::new();
     let mut bad = Vec::new();
-    for (index, superblock) in taken.filter(|(_, superblock)| in_sync(superblock)) {
+    // What a member says that is still being filled does not count, but it will: it has to be brought to the others.
+    let mut filled = Vec::new();
+    for (index, superblock) in taken.filter(|(_, superblock)| holds_role(superblock)) {
         let bytes = found.get(index).and_then(|one| one.areas.bitmap.clone());
         let copy = match bytes {
             Some(Ok(bytes)) => Bitmap::parse(&bytes, superblock),
@@ -47,6 +48,7 @@ pub(crate) fn array_bitmap<'a>(
             None => Err(BitmapError::Unreadable("its superblock names none".to_owned())),
         };
         match copy {
+            copy if superblock.recovery_offset().is_some() => filled.push(copy.ok()),
             Ok(copy) => copies.push(copy),
             Err(why) => bad.push((label(index), why)),
         }
@@ -55,11 +57,12 @@ pub(crate) fn array_bitmap<'a>(
     if let Some((label, why)) = other_version.or(bad.first().filter(|_| copies.is_empty())) {
         return Err(AssembleError::Bitmap { label: label.clone(), why: why.clone() });
     }
-    Ok(merged(&copies, newest, bad, warnings))
+    Ok(merged(&copies, &filled, newest, bad, warnings))
 }
 
 fn merged(
     copies: &[Bitmap],
+    filled: &[Option<Bitmap>],
     newest: &Superblock,
     bad: Vec<(String, BitmapError)>,
     warnings: &mut Vec<Warning>,
@@ -72,13 +75,17 @@ fn merged(
     let outdated = !copies.iter().any(|copy| believed(&copy));
     if outdated {
         bitmap.set_all();
+        // Whoever was away before may have missed writes that no bit tells of, once these are cleared again.
+        bitmap.set_events_cleared(newest.events());
         warnings.push(Warning::BitmapOutdated { dirty: !newest.is_clean() });
     }
     for copy in copies.iter().filter(believed) {
         bitmap.merge(copy);
         bitmap.set_events_cleared(bitmap.events_cleared().max(copy.events_cleared()));
     }
-    let differs = outdated || !bad.is_empty() || copies.iter().any(|copy| *copy != bitmap);
+    let copies_differ = copies.iter().any(|copy| *copy != bitmap);
+    let filled_differ = filled.iter().any(|copy| copy.as_ref() != Some(&bitmap));
+    let differs = outdated || !bad.is_empty() || copies_differ || filled_differ;
     bitmap.renew(newest);
     bitmap.set_events(newest.events().max(bitmap.events()));
     // The kernel takes an event back when it marks an array clean again, and this with it.

@@ -193,3 +193,35 @@ fn a_column_with_more_bad_blocks_than_parity_fails_until_it_is_written_in_full()
         world.check_parity();
     }
 }
+
+/// A member that is being filled has a copy of the bitmap, too, and will be asked when it is whole: the kernel reads
+/// the first member's alone.
+#[test]
+fn the_copy_of_a_member_that_is_being_filled_is_brought_up_to_date() {
+    let mut world = at_rest(shape(Level::Raid5, 4, Some(8192)), 5);
+    let whole = world.model.len();
+    write(&mut world, 0, whole, 1);
+    rest(&mut world);
+    fail(&mut world, 1);
+    let new = usize::from(world.add_disk().0);
+    while !world.array.status().members.iter().any(|m| m.standing == MemberStanding::Rebuilding) {
+        assert!(world.answer_one());
+    }
+    world.tell(Event::Stop);
+    while world.answer_one() {}
+    assert_eq!(world.stopped, Some(true));
+    let differs = |disks: &[Disk]| {
+        let assembly = world::assemble(disks, false).expect("assembles");
+        assert_eq!((assembly.degraded, assembly.missing_roles.len()), (1, 0));
+        assembly.bitmap.expect("a bitmap").differs
+    };
+    assert!(!differs(&world.disks));
+    // A round did not get there, or only half of it, or it cannot be read back.
+    let copy = world.disks[new].read(8192, 4096).to_vec();
+    world.disks[new].write(8192 + 256, &[0; 4]);
+    assert!(differs(&world.disks));
+    world.disks[new].write(8192, &copy);
+    assert!(!differs(&world.disks));
+    world.disks[new].write(8192, &[0; 512]);
+    assert!(differs(&world.disks));
+}
