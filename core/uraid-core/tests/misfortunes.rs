@@ -139,6 +139,33 @@ fn a_member_that_waited_while_another_had_its_role_is_rebuilt_in_full() {
     world.check_parity();
 }
 
+/// A member of which parity was to be repaired dies in the middle, and comes back: that stripe is among what it
+/// missed.
+#[test]
+fn a_repair_that_a_member_missed_is_made_when_it_is_back() {
+    let mut world = at_rest(shape(Level::Raid5, 4, Some(8192)), 2);
+    let whole = world.model.len();
+    write(&mut world, 0, whole, 1);
+    rest(&mut world);
+    let g = world.geometry();
+    let (disk, block) = on_lane(&world, 7, g.p_lane(), 0);
+    world.disks[disk].write(block * 4096, &[0xdb; 4096]);
+    world.disks[disk].flush();
+    world.tell(Event::Scrub { repair: true });
+    let is_store = |p: &Pending| matches!(p, Pending::Write { .. });
+    while !world.pending.iter().any(is_store) {
+        assert!(world.answer_one(), "nothing was repaired");
+    }
+    world.disks[disk].dead = true;
+    world.quiesce();
+    assert_eq!(world.array.status().missing, 1);
+    world.bring_back(disk);
+    world.quiesce();
+    assert_eq!(world.array.status().missing, 0);
+    world.check_parity();
+    world.check_content();
+}
+
 /// Blocks of two members are bad in the same column: their reads fail and tell nothing wrong, a write beside them
 /// fails as well, and all of the column written anew is whole.
 #[test]

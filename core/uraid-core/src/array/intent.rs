@@ -217,6 +217,15 @@ impl Array {
         regions.clone().all(|region| intent.is_saved(region))
     }
 
+    /// Parity of a stripe is about to be corrected: a member that misses that will be told when it is back. Nothing
+    /// waits for the bit, since before a crash parity did not match either.
+    pub(super) fn intent_note(&mut self, stripe: u64) {
+        let now = self.now;
+        let Some(intent) = &mut self.intent else { return };
+        intent.regions(stripe).for_each(|region| intent.set_bit(region, now));
+        intent.due |= !intent.unsaved.is_empty();
+    }
+
     /// A pass begins to write a stripe.
     pub(super) fn intent_begin(&mut self, stripe: u64) {
         let Some(intent) = &mut self.intent else { return };

@@ -447,6 +447,7 @@ impl Array {
             self.count_mismatch();
         }
         if found && self.sync_repairs() {
+            self.intent_note(stripe);
             self.step_pass(id);
         } else {
             self.pass_done(id);
