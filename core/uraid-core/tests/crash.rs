@@ -138,6 +138,42 @@ impl Life {
     }
 }
 
+/// The kernel reads the bitmap of one member only: every stripe whose parity does not match has its bit in each copy
+/// that it would believe.
+fn check_bitmaps(world: &World, assembly: &md_format::Assembly) {
+    let g = world.geometry();
+    let strip = u64::from(g.strip_bytes());
+    let wrong = world.mismatched_stripes();
+    assert!(
+        wrong.is_empty() || assembly.dirty,
+        "seed {}: clean, but parity of {wrong:?} does not match",
+        world.seed
+    );
+    if assembly.bitmap.is_none() {
+        return;
+    }
+    for member in &assembly.members {
+        let areas = member.superblock.areas();
+        let area = areas.iter().find(|area| area.kind == md_format::AreaKind::Bitmap).expect("a bitmap");
+        let bytes = world.disks[member.found].read(area.sector * 512, 4096);
+        let copy = md_format::Bitmap::parse(bytes, &member.superblock).expect("sound");
+        if copy.events() < assembly.superblock.events() || copy.is_stale() {
+            continue;
+        }
+        let chunk = copy.chunk_bytes();
+        let from = assembly.resync_offset.saturating_mul(512) / chunk;
+        for &stripe in &wrong {
+            let mut regions = stripe * strip / chunk..=((stripe + 1) * strip - 1) / chunk;
+            assert!(
+                regions.any(|region| region >= from && copy.is_set(region)),
+                "seed {}: parity of stripe {stripe} does not match and member {} has no bit for it",
+                world.seed,
+                member.found
+            );
+        }
+    }
+}
+
 /// Cuts the power, brings the array up again and checks it; `None` if it had to be forced.
 fn cut(life: &Life, rng: &mut Rng, depth: u32) -> Option<World> {
     let seed = life.world.seed;
@@ -176,6 +212,9 @@ fn cut(life: &Life, rng: &mut Rng, depth: u32) -> Option<World> {
     let mut next = World::over(disks, &assembly, 6, Rng(rng.next()), seed);
     let mut holes = life.holes.clone();
     holes.extend(next.holed_stripes());
+    if assembly.degraded == 0 && !forced && holes.is_empty() {
+        check_bitmaps(&next, &assembly);
+    }
     let sectors = next.model.len() as u64 / 512;
     next.fuzzy = (0..sectors).collect();
     if depth > 0 && rng.chance(40) {
@@ -220,13 +259,36 @@ fn cut(life: &Life, rng: &mut Rng, depth: u32) -> Option<World> {
     (!forced).then_some(next)
 }
 
+/// Roles without a member in sync, and members whose end nobody has noticed yet.
+fn away(world: &World) -> usize {
+    let status = world.array.status();
+    let dead = |m: &&MemberReport| world.disks[usize::from(m.member.0)].dead;
+    let unnoticed =
+        status.members.iter().filter(|m| m.standing == MemberStanding::InSync).filter(dead).count();
+    usize::from(status.missing) + unnoticed
+}
+
+/// Whether a member has died, and the array knows.
+fn has_died(world: &World, disk: usize) -> bool {
+    let died = world.disks[disk].dead && world.disks[disk].view.iter().any(|b| *b != 0);
+    let status = world.array.status();
+    let known = status.members.iter().find(|m| usize::from(m.member.0) == disk);
+    died && known.is_none_or(|m| m.standing == MemberStanding::Failed)
+}
+
+/// Whether a role has nobody to fill it.
+fn may_add(world: &World) -> bool {
+    let standing = |wanted| world.array.status().members.iter().filter(|m| m.standing == wanted).count();
+    let on_the_way = standing(MemberStanding::Rebuilding) + standing(MemberStanding::Spare);
+    usize::from(world.array.status().missing) > on_the_way
+}
+
 fn run(shape: Shape, seed: u64) -> u32 {
     let mut life = Life::new(World::new(shape, seed));
     life.world.quiesce();
     life.base.clone_from(&life.world.model);
     let mut rng = Rng(seed ^ 0xc0ffee);
     let mut images = 0;
-    let mut died = 0;
     // One member may have blocks that refuse to be written; what else fails leaves parity for them.
     let sick = rng.chance(40).then(|| rng.below(u64::from(shape.members)) as usize);
     if let Some(sick) = sick {
@@ -244,28 +306,21 @@ fn run(shape: Shape, seed: u64) -> u32 {
                 life.world.now = life.world.now.plus_ms(6000);
                 life.world.tell(Event::Timer);
             }
-            32 if died < u32::from(shape.level.parity()) && life.world.array.status().missing == 0 => {
-                let victim = sick.unwrap_or_else(|| rng.below(u64::from(shape.members)) as usize);
+            32 if away(&life.world) < usize::from(shape.level.parity()) => {
+                let victim = rng.below(life.world.disks.len() as u64) as usize;
+                let victim = sick.filter(|_| away(&life.world) == 0).unwrap_or(victim);
                 if !life.world.array.status().resync_due {
                     life.world.disks[victim].dead = true;
-                    died += 1;
                 }
             }
             33 if life.world.array.status().missing > 0 => {
-                let rebuilding = life
-                    .world
-                    .array
-                    .status()
-                    .members
-                    .iter()
-                    .any(|m| m.standing == MemberStanding::Rebuilding);
-                let dead = life.world.disks.iter().position(|d| d.dead && d.view.iter().any(|b| *b != 0));
-                if let Some(dead) = dead.filter(|_| !rebuilding && life.world.rng.chance(60)) {
+                let dead: Vec<usize> =
+                    (0..life.world.disks.len()).filter(|&at| has_died(&life.world, at)).collect();
+                if !dead.is_empty() && life.world.rng.chance(60) {
+                    let dead = life.world.rng.pick(&dead);
                     life.world.bring_back(dead);
-                    died = 0;
-                } else if !rebuilding {
+                } else if may_add(&life.world) {
                     life.world.add_disk();
-                    died = 0;
                 }
             }
             35..=36 if sick.is_some() => {
@@ -288,7 +343,6 @@ fn run(shape: Shape, seed: u64) -> u32 {
             let next = cut(&life, &mut rng, 2);
             if let Some(next) = next.filter(|n| rng.chance(10) && n.array.status().missing == 0) {
                 life = Life::new(next);
-                died = 0;
             }
         }
     }

@@ -815,6 +815,31 @@ impl World {
         }
     }
 
+    /// The stripes of an array with all members in which parity does not match the data.
+    pub(crate) fn mismatched_stripes(&self) -> Vec<u64> {
+        let g = self.array.geometry();
+        let by_role = self.by_role();
+        let len = g.strip_bytes() as usize;
+        let matches = |stripe: &u64| {
+            let pattern = g.pattern(*stripe);
+            let strip = |lane: u16| {
+                let member = by_role[&pattern.roles[usize::from(lane)]];
+                let offset = self.data_offset(member) + g.member_offset(*stripe);
+                self.disks[usize::from(member.0)].read(offset, len)
+            };
+            let (mut p, mut q) = (vec![0; len], vec![0; len]);
+            for lane in 0..g.data() {
+                let table = times(pow2(pattern.exponents[usize::from(lane)]));
+                for (i, &b) in strip(lane).iter().enumerate() {
+                    p[i] ^= b;
+                    q[i] ^= table[usize::from(b)];
+                }
+            }
+            strip(g.p_lane()) == p && g.q_lane().is_none_or(|lane| strip(lane) == q)
+        };
+        (0..g.stripes()).filter(|stripe| !matches(stripe)).collect()
+    }
+
     /// Reads the whole array through the front door and compares.
     pub(crate) fn check_content(&mut self) {
         let bytes = self.model.len() as u64;
