@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use md_format::{SECTOR, Superblock, Uuid, free_dev_number, spare_superblock};
+use md_format::{DevRole, SECTOR, Superblock, Uuid, free_dev_number, spare_superblock};
 use tokio::sync::oneshot;
 use uraid_blockio::{Member, OpenOptions};
 use uraid_core::MemberId;
@@ -48,7 +48,7 @@ impl Newcomer {
         let device = Device::claim(path, Access::Write).map_err(|error| failed(path, error))?;
         device.wait_for_writers(WRITERS_GONE).map_err(|error| failed(path, error))?;
         check_size(&device, array, uuid)?;
-        // What a former member of this very array holds, the array has and newer.
+        // What a former member of this very array holds, the array has and newer; see `check_not_newer`.
         let former = scan::superblock(&device).ok().filter(|found| found.set_uuid() == array.set_uuid());
         if !force && former.is_none() {
             let findings = probe::findings(&device).map_err(|error| failed(path, error))?;
@@ -64,6 +64,26 @@ impl Newcomer {
     /// The superblock that it had as a member of this very array, if what it holds may be used.
     pub(super) fn former(&self) -> Option<Box<Superblock>> {
         self.former.clone()
+    }
+
+    /// Whether the array has what this former member holds. With more events than the array ever had, it was part of
+    /// it elsewhere, and the array here is the old one. `events` is the array's count.
+    ///
+    /// # Errors
+    /// It holds what is newer.
+    pub(super) fn check_not_newer(&self, events: u64) -> Result<(), ControlError> {
+        let Some(old) = self.former.as_deref().filter(|old| old.events() > events) else { return Ok(()) };
+        if !matches!(old.role(), DevRole::Active(_)) {
+            return Ok(());
+        }
+        Err(refused(format!(
+            "{}: it is a member of this array that was written after the array was: it counts {} events, the array {}. \
+             The members that are served here are the old ones. To go on with the newer ones stop the array and start \
+             it with them; `--force` gives up what is on this device",
+            self.device.path().display(),
+            old.events(),
+            events,
+        )))
     }
 
     /// Removes the signatures on it, durably. What lies in the data of a former member stays: it is a part of
@@ -200,9 +220,13 @@ mod tests {
 
     /// A member of another array.
     fn used(directory: &tempfile::TempDir) -> (PathBuf, Vec<u8>) {
+        holding(directory, &array(Uuid([5; 16])))
+    }
+
+    fn holding(directory: &tempfile::TempDir, superblock: &Superblock) -> (PathBuf, Vec<u8>) {
         let path = directory.path().join("m");
         let mut bytes = vec![0; BYTES as usize];
-        let superblock = array(Uuid([5; 16])).encode();
+        let superblock = superblock.encode();
         bytes[SIGNATURE.start..][..superblock.len()].copy_from_slice(&superblock);
         std::fs::write(&path, &bytes).unwrap();
         (path, bytes)
@@ -285,6 +309,22 @@ mod tests {
             assert_eq!(is_wiped(&path), force);
             assert!(force || now == bytes, "its data have changed");
         }
+    }
+
+    #[test]
+    fn a_member_that_is_newer_than_the_array_is_not_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut newer = array(Uuid([1; 16]));
+        newer.set_events(10);
+        let (path, bytes) = holding(&directory, &newer);
+        let newcomer = examine(&path, false).unwrap();
+        newcomer.check_not_newer(10).unwrap();
+        let refused = newcomer.check_not_newer(9).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Refused);
+        assert!(refused.message.contains("10 events, the array 9"), "{}", refused.message);
+        drop(newcomer);
+        examine(&path, true).unwrap().check_not_newer(9).unwrap();
+        assert!(std::fs::read(&path).unwrap() == bytes);
     }
 
     #[test]

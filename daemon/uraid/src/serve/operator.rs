@@ -123,7 +123,10 @@ impl Operator {
             in_background(move || Newcomer::examine(&wanted, force, &template, uuid, options)).await?;
         // That took its time, and a device is not to lose what it holds to an array that cannot use it. What
         // happens between this look and the array's answer is taken back when the answer is no.
-        self.check_addable(&self.look().await?, &path)?;
+        let picture = self.look().await?;
+        self.check_addable(&picture, &path)?;
+        newcomer
+            .check_not_newer(picture.array.members.iter().map(|report| report.events).max().unwrap_or(0))?;
         let former = newcomer.former();
         let (wiped, member) = in_background(move || newcomer.wipe()).await?;
         let (tell, told) = oneshot::channel();
