@@ -58,7 +58,7 @@ impl Life {
 
     /// Looks at which requests were answered since.
     fn note_answers(&mut self) {
-        self.holes.extend(self.world.holed_stripes());
+        self.note_holes();
         let open: Vec<ReqId> = self.world.asked.keys().copied().collect();
         let done = |id: &ReqId| open.binary_search(id).is_err();
         let mut cover = Vec::new();
@@ -84,6 +84,24 @@ impl Life {
                 self.settled.insert(sector, true);
             }
         }
+    }
+
+    /// A stripe is whole again when nothing of it is bad, its members' logs say so, and whoever wrote it was answered.
+    fn note_holes(&mut self) {
+        let g = self.world.geometry();
+        let mut holes = self.world.holed_stripes();
+        if !self.holes.is_empty() {
+            let strip = u64::from(g.strip_bytes());
+            for member in world::assemble(&self.world.disks, true).iter().flat_map(|a| &a.members) {
+                let start = member.superblock.data_offset() * 512;
+                holes.extend(member.bad_blocks.ranges().map(|(first, _)| (first * 512 - start) / strip));
+            }
+            let writes = self.world.asked.values().filter(|asked| asked.kind != RequestKind::Read);
+            let sectors = writes.flat_map(|a| a.offset / 512..(a.offset + a.data.len() as u64) / 512);
+            let open: BTreeSet<u64> = sectors.map(|s| g.piece(s * 512, 512).stripe).collect();
+            holes.extend(self.holes.intersection(&open));
+        }
+        self.holes = holes;
     }
 
     /// A write that overlaps none in flight, a flush, or a read.
