@@ -8,7 +8,7 @@
 //! Its entry in the role table becomes that of a spare with the first update, so that neither the kernel nor
 //! this takes it back as half of a member once the array was written without it.
 
-use crate::assemble_bitmap::array_bitmap;
+use crate::assemble_bitmap::{ArrayBitmap, array_bitmap};
 use crate::assemble_ppl::{array_ppl, ppl_warning};
 use crate::assemble_types::{
     AssembleError, AssembleOptions, Assembly, Found, Member, MemberState, Reason, Rejected, Unsynced, Warning,
@@ -458,7 +458,18 @@ fn warnings(
     let resync = !matches!(replayed, Some(Warning::PplReplay { resync: false, .. }));
     warnings.extend(replayed);
     if assembly.dirty && resync {
-        warnings.push(Warning::Dirty { why, resync_offset: assembly.resync_offset });
+        let regions = assembly.bitmap.as_ref().map(|ArrayBitmap { bitmap, .. }| {
+            // There are at most 2^32 of them, so a count of them fits.
+            (bitmap.set_regions().count() as u64, bitmap.regions())
+        });
+        warnings.push(Warning::Dirty { why, resync_offset: assembly.resync_offset, regions });
+    }
+    for member in &assembly.members {
+        let (start, size) = (member.superblock.data_offset(), member.superblock.size_sectors());
+        let sectors: u64 = member.bad_blocks.within(start, size).map(|(_, sectors)| sectors).sum();
+        if sectors > 0 {
+            warnings.push(Warning::BadBlocks { label: sorter.label(member.found), sectors });
+        }
     }
     warnings.extend(assembly.rejected.iter().cloned().map(Warning::Rejected));
     warnings

@@ -255,6 +255,16 @@ pub enum Warning {
         why: Unsynced,
         /// Member sectors below which parity is valid.
         resync_offset: u64,
+        /// Of an array with a write-intent bitmap: regions in which it may not match, and regions in all. These
+        /// are resynced then, and nothing else.
+        regions: Option<(u64, u64)>,
+    },
+    /// The bad-block log of a member names parts of its data: they count as lost until they are written.
+    BadBlocks {
+        /// The device.
+        label: String,
+        /// Sectors of 512 bytes.
+        sectors: u64,
     },
     /// Force starts a dirty and degraded array.
     Forced {
@@ -304,9 +314,20 @@ impl fmt::Display for Warning {
             Warning::Rebuilding { label, role } => {
                 write!(f, "{label} (role {role}) is not rebuilt yet; the rebuild goes on")
             }
-            Warning::Dirty { why, resync_offset } => {
+            Warning::Dirty { why, regions: Some((0, _)), .. } => {
+                write!(f, "{why}, and its write-intent bitmap names no region to resync")
+            }
+            Warning::Dirty { why, regions: Some((dirty, all)), .. } => write!(
+                f,
+                "{why}: parity of {dirty} of {all} regions, which its write-intent bitmap names, will be resynced"
+            ),
+            Warning::Dirty { why, resync_offset, regions: None } => {
                 write!(f, "{why}: parity from member sector {resync_offset} on will be resynced")
             }
+            Warning::BadBlocks { label, sectors } => write!(
+                f,
+                "{label}: its bad-block log names {sectors} sectors of its data; they count as lost until they are written"
+            ),
             Warning::Forced { why, roles } => write!(
                 f,
                 "FORCED: {why}, and {} missing or not rebuilt; {} may now be reconstructed WRONG: check the file system",

@@ -36,6 +36,8 @@ fn a_member_is_taken_with_its_log_or_not_at_all() {
         let assembly = assemble(&found, AssembleOptions::default());
         assembly.map(|a| {
             let bad: Vec<_> = a.members.iter().map(|m| ranges(&m.bad_blocks)).collect();
+            let told: Vec<_> = a.warnings.iter().map(ToString::to_string).collect();
+            assert!(told.iter().any(|t| t.starts_with("d1: its bad-block log names 72 sectors")), "{told:?}");
             (bad, a.rejected.iter().map(ToString::to_string).collect::<Vec<_>>())
         })
     };
