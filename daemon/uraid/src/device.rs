@@ -343,7 +343,7 @@ fn is_set_read_only(device: u64) -> bool {
 }
 
 /// What in the kernel uses this file: a loop device or swap, in words.
-fn kernel_user(node: (u64, u64)) -> Option<String> {
+pub(crate) fn kernel_user(node: (u64, u64)) -> Option<String> {
     if let Some(name) = loops_of(node).first() {
         return Some(holders::of_loop(name));
     }

@@ -19,6 +19,16 @@ pub fn bytes(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
+/// A text as one word of a shell: as it is, or quoted.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:=@%,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
 /// Microseconds with a fitting unit: `99 µs`, `1.2 ms`, `2.0 s`; `-` for none.
 pub fn latency(us: Option<u64>) -> String {
     match us {

@@ -19,7 +19,7 @@ use md_format::{Fault, Found, SuperblockError};
 use crate::cli::ExamineArgs;
 use crate::device::Device;
 use crate::failure::Failure;
-use crate::{out, scan};
+use crate::{holders, out, scan};
 
 /// What a look at one member gave.
 struct Examined<'a> {
@@ -27,6 +27,8 @@ struct Examined<'a> {
     /// Its size, if it could be opened.
     device_bytes: Option<u64>,
     found: Found,
+    /// Who has it, if it is a member and anybody is seen.
+    held: Option<String>,
 }
 
 /// Prints what each member says, and then the verdict over each array.
@@ -35,8 +37,7 @@ struct Examined<'a> {
 /// At least one member has no usable superblock; the others were printed all the same.
 pub fn run(args: &ExamineArgs) -> Result<(), Failure> {
     let examined: Vec<Examined<'_>> = args.members.iter().map(|path| examine(path)).collect();
-    let found: Vec<Found> = examined.iter().map(|one| one.found.clone()).collect();
-    let verdicts = verdict::verdicts(&found);
+    let verdicts = verdict::verdicts(&examined);
     if args.json {
         out::print(&(json::document(&examined, verdicts)? + "\n"))?;
     } else {
@@ -62,8 +63,13 @@ pub fn run(args: &ExamineArgs) -> Result<(), Failure> {
 
 fn examine(path: &Path) -> Examined<'_> {
     match Device::open_to_read(path) {
-        Ok(device) => Examined { path, device_bytes: Some(device.bytes()), found: scan::found(&device) },
-        Err(error) => Examined { path, device_bytes: None, found: scan::not_found(path, &error) },
+        Ok(device) => {
+            let found = scan::found(&device);
+            // Of what is no member nothing is asked: that would look at every process for each of them.
+            let held = found.superblock.as_ref().ok().and_then(|_| holders::seen(&device));
+            Examined { path, device_bytes: Some(device.bytes()), found, held }
+        }
+        Err(error) => Examined { path, device_bytes: None, found: scan::not_found(path, &error), held: None },
     }
 }
 

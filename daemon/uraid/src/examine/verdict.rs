@@ -1,10 +1,11 @@
 //! Whether the arrays of the members named can be started: one sentence each, what is wrong, and the next
-//! command. The verdict is that of `uraid serve`, which asks the same function.
+//! command. The verdict is that of `uraid serve`, which asks the same function and refuses what is in use.
 
-use std::collections::BTreeMap;
-
-use md_format::{AssembleError, AssembleOptions, Assembly, Found, Superblock, Uuid, assemble};
+use md_format::{AssembleError, AssembleOptions, Assembly, Found, Superblock, Uuid, Warning, assemble};
 use serde::Serialize;
+
+use super::Examined;
+use crate::human::shell_word;
 
 /// The verdict over one array.
 #[derive(Serialize, Debug)]
@@ -16,41 +17,67 @@ pub struct ArrayVerdict {
     pub members: Vec<String>,
     pub startable: bool,
     pub degraded: Option<u16>,
+    pub in_use: Option<String>,
     pub verdict: String,
     pub problems: Vec<String>,
     pub next: String,
 }
 
 /// One verdict for each array of which a member was named, in the order in which they were named.
-pub(super) fn verdicts(found: &[Found]) -> Vec<ArrayVerdict> {
+pub(super) fn verdicts(examined: &[Examined<'_>]) -> Vec<ArrayVerdict> {
     let mut order: Vec<Uuid> = Vec::new();
-    let mut arrays: BTreeMap<Uuid, Vec<Found>> = BTreeMap::new();
-    for one in found {
-        let Ok(superblock) = &one.superblock else { continue };
-        let uuid = superblock.set_uuid();
-        let members = arrays.entry(uuid).or_default();
-        if members.is_empty() {
+    for uuid in examined.iter().filter_map(array_of) {
+        if !order.contains(&uuid) {
             order.push(uuid);
         }
-        members.push(one.clone());
     }
-    let members = |uuid: &Uuid| arrays.get(uuid).cloned().unwrap_or_default();
-    order.iter().filter_map(|uuid| verdict(*uuid, &members(uuid))).collect()
+    // What is no member was meant to be one of the array, where there is only one; `uraid serve` says so, too.
+    let only = order.len() == 1;
+    let concerns = |uuid: Uuid| {
+        let one_of = move |one: &&Examined<'_>| array_of(one).map_or(only, |of| of == uuid);
+        examined.iter().filter(one_of).collect::<Vec<_>>()
+    };
+    order.iter().filter_map(|uuid| verdict(*uuid, &concerns(*uuid))).collect()
 }
 
-/// The verdict over the members of one array.
-fn verdict(uuid: Uuid, found: &[Found]) -> Option<ArrayVerdict> {
-    let first: &Superblock = found.iter().find_map(|one| one.superblock.as_ref().ok())?;
-    let members: Vec<String> = found.iter().map(|one| one.label.clone()).collect();
+/// The array to which a device says that it belongs.
+fn array_of(one: &Examined<'_>) -> Option<Uuid> {
+    one.found.superblock.as_ref().ok().map(Superblock::set_uuid)
+}
+
+/// The verdict over the members of one array, and what was named beside them.
+fn verdict(uuid: Uuid, examined: &[&Examined<'_>]) -> Option<ArrayVerdict> {
+    let found: Vec<Found> = examined.iter().map(|one| one.found.clone()).collect();
+    let own = || examined.iter().filter(|one| array_of(one) == Some(uuid));
+    let first: &Superblock = own().find_map(|one| one.found.superblock.as_ref().ok())?;
+    let members: Vec<String> = own().map(|one| one.found.label.clone()).collect();
     let what = format!("{:?} ({} of {} members)", first.short_name(), first.level(), first.raid_disks());
-    let judged = assemble(found, AssembleOptions { force: false, array: Some(uuid) });
-    let (startable, degraded) = (judged.is_ok(), judged.as_ref().ok().map(|assembly| assembly.degraded));
-    let (verdict, problems, next) = match &judged {
-        Ok(assembly) => started(&what, assembly, &members),
-        Err(error) => refused(&what, first, error, &members),
+    let in_use = own().find_map(|one| Some(format!("{} is {}", one.found.label, one.held.as_ref()?)));
+    let judged = assemble(&found, AssembleOptions { force: false, array: Some(uuid) });
+    let startable = judged.is_ok() && in_use.is_none();
+    let degraded = judged.as_ref().ok().filter(|_| startable).map(|assembly| assembly.degraded);
+    let (verdict, problems, next) = match (&judged, &in_use) {
+        // What its superblocks say changes while it runs, so nothing is made of it.
+        (_, Some(by)) => (
+            format!("The array {what} is in use and cannot be started a second time."),
+            vec![by.clone()],
+            "leave it to whoever has it, or let go of it first, as is said above".to_owned(),
+        ),
+        (Ok(assembly), None) => started(&what, assembly, &members),
+        (Err(error), None) => refused(&what, first, error, &members),
     };
     let (array_uuid, array_name) = (uuid.to_string(), first.name());
-    Some(ArrayVerdict { array_uuid, array_name, members, startable, degraded, verdict, problems, next })
+    Some(ArrayVerdict {
+        array_uuid,
+        array_name,
+        members,
+        startable,
+        degraded,
+        in_use,
+        verdict,
+        problems,
+        next,
+    })
 }
 
 /// A sentence, what is wrong, and what to do.
@@ -58,16 +85,31 @@ type Words = (String, Vec<String>, String);
 
 fn started(what: &str, assembly: &Assembly, members: &[String]) -> Words {
     let problems: Vec<String> = assembly.warnings.iter().map(ToString::to_string).collect();
-    let verdict = match (assembly.degraded, assembly.dirty) {
-        (0, false) => {
-            format!("The array {what} can be started: every role has its member, and parity is good.")
-        }
-        (0, true) => {
-            format!("The array {what} can be started: every role has its member; parity will be resynced.")
-        }
-        _ => format!("The array {what} can be started, degraded."),
+    let how = match assembly.degraded {
+        0 => format!(": every role has its member{}", parity(assembly)),
+        _ => ", degraded".to_owned(),
     };
+    let verdict = format!("The array {what} can be started{how}.");
     (verdict, problems, format!("uraid serve {}", shell_words(members)))
+}
+
+/// What becomes of parity, as the end of a sentence.
+fn parity(assembly: &Assembly) -> &'static str {
+    let says = |is: fn(&Warning) -> bool| assembly.warnings.iter().any(is);
+    let logged = |warning: &Warning| matches!(warning, Warning::PplReplay { resync: false, .. });
+    let by_bitmap = |warning: &Warning| matches!(warning, Warning::Dirty { regions: Some(_), .. });
+    let bad_blocks = |warning: &Warning| matches!(warning, Warning::BadBlocks { .. });
+    if assembly.dirty && says(logged) {
+        "; its partial parity log makes parity match again"
+    } else if assembly.dirty && says(by_bitmap) {
+        "; parity will be resynced where its bitmap says so"
+    } else if assembly.dirty {
+        "; parity will be resynced"
+    } else if says(bad_blocks) {
+        ", and it is marked clean, but there are bad blocks"
+    } else {
+        ", and it is marked clean"
+    }
 }
 
 fn refused(what: &str, first: &Superblock, error: &AssembleError, members: &[String]) -> Words {
@@ -103,15 +145,7 @@ fn refused(what: &str, first: &Superblock, error: &AssembleError, members: &[Str
 
 /// Paths as a shell takes them.
 fn shell_words(paths: &[String]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:=@%,".contains(c);
-    let word = |path: &String| {
-        if !path.is_empty() && path.chars().all(plain) {
-            path.clone()
-        } else {
-            format!("'{}'", path.replace('\'', r"'\''"))
-        }
-    };
-    paths.iter().map(word).collect::<Vec<_>>().join(" ")
+    paths.iter().map(|path| shell_word(path)).collect::<Vec<_>>().join(" ")
 }
 
 /// A verdict as lines of text.

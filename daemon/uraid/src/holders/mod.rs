@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{major, minor};
 use uraid_attach::{Part, mounts, swaps};
 
-use crate::device::{Device, DeviceKind};
+use crate::device::{Device, DeviceKind, kernel_user};
+use crate::human::shell_word as word;
 
 /// How many devices may lie over one another before it is taken for a circle.
 const DEEP_MAX: usize = 8;
@@ -91,14 +92,13 @@ pub(crate) fn of_lock(file: (u64, u64)) -> String {
 pub(crate) fn seen(device: &Device) -> Option<String> {
     let (view, node) = (View::here(), device.node());
     let number = (major(node.0), minor(node.0));
-    let held = match device.kind() {
+    match device.kind() {
         DeviceKind::Block => {
             let held = view.kernel(number);
-            if held.by.is_empty() { view.uraids(number) } else { held }
+            if held.by.is_empty() { view.uraids(number) } else { held }.sentence()
         }
-        DeviceKind::File => view.locked(number, node.1),
-    };
-    held.sentence()
+        DeviceKind::File => view.locked(number, node.1).sentence().or_else(|| kernel_user(node)),
+    }
 }
 
 /// What lies over a loop device (`loop0`) that a file or device backs, beginning with that.
@@ -235,12 +235,6 @@ impl View {
 /// `what, which is mounted on /srv`
 fn with(what: String, above: &Held) -> String {
     if above.by.is_empty() { what } else { format!("{what}, which is {}", above.by.join(" and ")) }
-}
-
-/// A path as a word for a shell.
-fn word(path: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%=".contains(c);
-    if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 fn partitions(node: &Path) -> Vec<PathBuf> {

@@ -1,8 +1,9 @@
 //! `uraid examine` beside `mdadm --examine`, and on what is no member.
 
-use crate::support::{Bench, mdadm_field};
+use crate::support::{Alone, Bench, mdadm_field};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use uraid::device::{Access, Device};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
@@ -253,11 +254,37 @@ fn one_sentence_says_whether_the_array_can_be_started() {
             "r4_n4_c4k",
             &[0, 1, 2, 3][..],
             true,
-            &["every role has its member", "uraid serve r4_n4_c4k-0 r4"][..],
+            &["every role has its member, and it is marked clean", "uraid serve r4_n4_c4k-0 r4"][..],
         ),
         ("r4_n4_c4k", &[0, 1, 3], true, &["can be started, degraded", "no member for role 2"]),
         ("r4_n4_c4k", &[0], false, &["3 of its 4 roles have no member", "find the others"]),
-        ("r5_n4_ls_c64k_dirty_nobitmap", &[0, 1, 2, 3], true, &["parity will be resynced"]),
+        (
+            "r5_n4_ls_c64k_dirty_nobitmap",
+            &[0, 1, 2, 3],
+            true,
+            &["parity will be resynced.", "from member sector 0"],
+        ),
+        (
+            "r5_n4_ls_c64k_dirty_bitmap",
+            &[0, 1, 2, 3],
+            true,
+            &["parity will be resynced where its bitmap says so.", "parity of 3 of 32 regions"],
+        ),
+        (
+            "r5_n4_ls_c64k_crash_ppl",
+            &[0, 1, 2, 3],
+            true,
+            &[
+                "every role has its member; its partial parity log makes parity match again.",
+                "no resync is needed",
+            ],
+        ),
+        (
+            "r5_n4_ls_c64k_badblocks",
+            &[0, 1, 2, 3],
+            true,
+            &["marked clean, but there are bad blocks", "names 72 sectors of its data", "names 16 sectors"],
+        ),
         ("r5_n4_ls_c64k_dirty_nobitmap", &[0, 1, 2], false, &["not stopped cleanly", "serve --force"]),
         ("r6_n5_ls_c64k_degraded1", &[0, 1, 2, 3, 4], true, &["degraded", "is stale"]),
         (
@@ -273,4 +300,27 @@ fn one_sentence_says_whether_the_array_can_be_started() {
         assert_eq!(can, startable, "{array} {members:?}: {text}");
         assert!(words.iter().all(|word| text.contains(word)), "{array} {members:?}: {text}");
     }
+}
+
+/// As `uraid serve` would refuse it, and as it would say what it leaves out.
+#[test]
+fn what_is_in_use_cannot_be_started_and_what_is_no_member_is_told() {
+    let _alone = Alone::new();
+    let bench = Bench::new();
+    bench.uraid(&["create", "--level", "5", "--name", "v", "--size", "32M", "a", "b", "c"]).ok();
+    let examine = |members: &[&str]| {
+        let document = json(&bench.uraid(&[&["examine", "--json"], members].concat()).stdout);
+        document["arrays"][0].clone()
+    };
+    let held = Device::claim(&bench.path("b"), Access::Write).unwrap();
+    let array = examine(&["a", "b", "c"]);
+    assert_eq!((array["startable"].as_bool(), array["degraded"].as_u64()), (Some(false), None), "{array}");
+    assert!(array["in_use"].as_str().unwrap().starts_with("b is locked by "), "{array}");
+    assert!(array["verdict"].as_str().unwrap().contains("is in use and cannot be started"), "{array}");
+    drop(held);
+    bench.sparse("blank", 1 << 20);
+    let array = examine(&["a", "blank", "c"]);
+    assert_eq!((array["startable"].as_bool(), array["in_use"].as_str()), (Some(true), None), "{array}");
+    assert!(array["problems"].to_string().contains("not used: blank: no md superblock found"), "{array}");
+    assert_eq!(array["next"], "uraid serve a c");
 }
