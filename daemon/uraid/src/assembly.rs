@@ -2,12 +2,14 @@
 //! superblocks, and has `md-format` judge them.
 //!
 //! A member that cannot be opened or read counts as missing. One that is **in use** stops everything: the
-//! array may be running elsewhere, and going on without that member would tear it in two.
+//! array may be running elsewhere, and going on without that member would tear it in two. A device that is **not
+//! there yet** is waited for, if the superblocks say that the array had it: at boot disks appear one after the
+//! other, and one that comes a second late would have to be rebuilt otherwise.
 
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use md_format::{AssembleError, AssembleOptions, Assembly, Found, Superblock, Uuid, assemble};
+use md_format::{AssembleError, AssembleOptions, Assembly, DevRole, Found, Superblock, Uuid, assemble};
 use uraid_config::Config;
 
 use crate::claims;
@@ -17,6 +19,11 @@ use crate::scan;
 
 /// How long the last writes of a process that was killed may take to end: longer than a disk that retries.
 pub(crate) const WRITERS_GONE: Duration = Duration::from_secs(60);
+
+/// How long a service waits for a member that is not there yet: as mdadm's timer of last resort does.
+pub(crate) const LATE_MEMBERS: Duration = Duration::from_secs(30);
+/// How often it looks whether one is there.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// An array that can be started, and the claims on its members.
 #[derive(Debug)]
@@ -45,10 +52,19 @@ impl Volume {
 /// # Errors
 /// A member is in use or no device at all, the array cannot be started, or it has another name.
 pub fn open(config: &Config) -> Result<Volume, Failure> {
-    open_or_go_on(config, |_| false)
+    open_within(config, Duration::ZERO)
 }
 
-/// [`open`], perhaps to go on with what was handed over.
+/// [`open`], which waits so long for members below `/dev` that are not there yet and that the array had when it
+/// was used last.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_within(config: &Config, patience: Duration) -> Result<Volume, Failure> {
+    open_or_go_on(config, patience, |_| false)
+}
+
+/// [`open_within`], perhaps to go on with what was handed over.
 ///
 /// An array whose parity is not known to match, and that lacks a member, takes force. It takes none if a process
 /// before this one has served it just so and was handed over from: `is_handed_over` says that of a superblock.
@@ -58,19 +74,36 @@ pub fn open(config: &Config) -> Result<Volume, Failure> {
 /// As [`open`].
 pub(crate) fn open_or_go_on(
     config: &Config,
+    patience: Duration,
     is_handed_over: impl Fn(&Superblock) -> bool,
 ) -> Result<Volume, Failure> {
     let access = if config.read_only { Access::Read } else { Access::Write };
-    let (mut devices, found) = claim_all(config, access)?;
+    let mut claims = claim_all(config, access)?;
     let array = config.uuid.map(|uuid| Uuid(uuid.0));
-    let assemble = |force| assemble(&found, AssembleOptions { force, array });
-    let assembly = match assemble(config.assemble.force) {
-        Err(refused @ AssembleError::DirtyDegraded { .. }) => match assemble(true) {
-            Ok(assembly) if is_handed_over(&assembly.superblock) => assembly,
-            _ => return Err(Failure::operating(refused)),
-        },
-        judged => judged.map_err(Failure::operating)?,
+    let judge = |found: &[Found]| {
+        let assemble = |force| assemble(found, AssembleOptions { force, array });
+        match assemble(config.assemble.force) {
+            Err(refused @ AssembleError::DirtyDegraded { .. }) => match assemble(true) {
+                Ok(assembly) if is_handed_over(&assembly.superblock) => Ok(assembly),
+                _ => Err(refused),
+            },
+            judged => judged,
+        }
     };
+    let mut judged = judge(&claims.1);
+    let until = Instant::now() + patience;
+    while Instant::now() < until && lacks_what_it_had(&judged, &claims.1) {
+        let late = late(config, &claims.0);
+        if !wait_for_any(&late, until) {
+            break;
+        }
+        for (at, path) in late.iter().filter(|(_, path)| path.exists()) {
+            claim_late(&mut claims, *at, path, access)?;
+        }
+        judged = judge(&claims.1);
+    }
+    let (mut devices, _) = claims;
+    let assembly = judged.map_err(Failure::operating)?;
     let name = assembly.superblock.name();
     if let Some(wanted) = config.name.as_ref().filter(|wanted| !wanted.matches(&name)) {
         return Err(Failure::operating(format!(
@@ -95,24 +128,85 @@ type Claims = (Vec<Option<Device>>, Vec<Found>);
 fn claim_all(config: &Config, access: Access) -> Result<Claims, Failure> {
     let (mut devices, mut found): Claims = (Vec::new(), Vec::new());
     for path in &config.members {
-        let identity = identity_of(path);
-        let again = identity.is_some() && found.iter().any(|other| other.identity == identity);
-        // A device named twice is told by its identity; claiming it again would fail for its first claim.
-        let opened = if again { Device::open_to_read(path) } else { Device::claim(path, access) };
-        let settled = opened.and_then(|device| device.wait_for_writers(WRITERS_GONE).map(|()| device));
-        match settled {
-            Ok(device) => {
-                found.push(scan::found(&device));
-                devices.push(Some(device).filter(|_| !again));
-            }
-            Err(error @ DeviceError::Open(_)) => {
-                found.push(scan::not_found(path, &error));
-                devices.push(None);
-            }
-            Err(error) => return Err(cannot_go_on(path, &error)),
-        }
+        let (device, one) = claim(path, access, &found)?;
+        devices.push(device);
+        found.push(one);
     }
     Ok((devices, found))
+}
+
+/// Claims a member and reads its superblock; `found` are those of the members before.
+fn claim(path: &Path, access: Access, found: &[Found]) -> Result<(Option<Device>, Found), Failure> {
+    let identity = identity_of(path);
+    let again = identity.is_some() && found.iter().any(|other| other.identity == identity);
+    // A device named twice is told by its identity; claiming it again would fail for its first claim.
+    let opened = if again { Device::open_to_read(path) } else { Device::claim(path, access) };
+    let settled = opened.and_then(|device| device.wait_for_writers(WRITERS_GONE).map(|()| device));
+    match settled {
+        Ok(device) => {
+            let found = scan::found(&device);
+            Ok((Some(device).filter(|_| !again), found))
+        }
+        Err(error @ DeviceError::Open(_)) => Ok((None, scan::not_found(path, &error))),
+        Err(error) => Err(cannot_go_on(path, &error)),
+    }
+}
+
+/// Claims a member that was not there before.
+fn claim_late(claims: &mut Claims, at: usize, path: &Path, access: Access) -> Result<(), Failure> {
+    let (device, one) = claim(path, access, &claims.1)?;
+    if let (Some(place), Some(found)) = (claims.0.get_mut(at), claims.1.get_mut(at)) {
+        (*place, *found) = (device, one);
+    }
+    Ok(())
+}
+
+/// Whether a role has no member that had one when the superblocks were written last, so that it is worth waiting.
+/// What failed or was taken out is in no role any more.
+fn lacks_what_it_had(judged: &Result<Assembly, AssembleError>, found: &[Found]) -> bool {
+    let assembly = match judged {
+        Ok(assembly) => assembly,
+        Err(error) => {
+            return matches!(
+                error,
+                AssembleError::NoMembers { .. }
+                    | AssembleError::TooFewMembers { .. }
+                    | AssembleError::DirtyDegraded { .. }
+            );
+        }
+    };
+    let uuid = assembly.superblock.set_uuid();
+    let own = found.iter().filter_map(|one| one.superblock.as_ref().ok()).filter(|sb| sb.set_uuid() == uuid);
+    let Some(newest) = own.max_by_key(|superblock| superblock.events()) else { return false };
+    let had = |role: &u16| newest.dev_roles().any(|(_, known)| known == DevRole::Active(*role));
+    assembly.missing_roles.iter().any(had)
+}
+
+/// The members below `/dev` that are not there, with their places. A file that is not there does not come by itself.
+fn late<'a>(config: &'a Config, devices: &[Option<Device>]) -> Vec<(usize, &'a PathBuf)> {
+    let claimed = |at: usize| devices.get(at).is_some_and(Option::is_some);
+    let members = config.members.iter().enumerate();
+    members.filter(|(at, path)| !claimed(*at) && path.starts_with("/dev") && !path.exists()).collect()
+}
+
+/// Waits until one of these is there; false if none came in time.
+fn wait_for_any(late: &[(usize, &PathBuf)], until: Instant) -> bool {
+    if late.is_empty() {
+        return false;
+    }
+    let names: Vec<String> = late.iter().map(|(_, path)| path.display().to_string()).collect();
+    let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
+    tracing::warn!(
+        "not there yet: {}; the array lacks a member that it had, so it is waited for up to {seconds} s",
+        names.join(", ")
+    );
+    while Instant::now() < until {
+        if late.iter().any(|(_, path)| path.exists()) {
+            return true;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    false
 }
 
 fn cannot_go_on(path: &Path, error: &DeviceError) -> Failure {

@@ -117,7 +117,9 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), Failure> {
     let is_handed_over = |superblock: &Superblock| {
         left.is_of(&superblock.set_uuid().to_string(), &superblock.short_name(), superblock.events())
     };
-    let (assembly, devices) = assembly::open_or_go_on(&config, is_handed_over)?.into_parts();
+    // Who names devices on a command line sees at once that one is not there.
+    let patience = if file.is_some() { assembly::LATE_MEMBERS } else { Duration::ZERO };
+    let (assembly, devices) = assembly::open_or_go_on(&config, patience, is_handed_over)?.into_parts();
     let own = backend(&assembly.superblock.short_name());
     refuse_members_on_own_device(config.members.iter().map(PathBuf::as_path), &own)
         .map_err(Failure::operating)?;

@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use md_format::{MemberState, SECTOR};
 use uraid::Failure;
-use uraid::assembly::{Volume, open};
+use uraid::assembly::{Volume, open, open_within};
 use uraid::device::Device;
 use uraid::scan;
 use uraid_config::Config;
@@ -74,6 +75,35 @@ fn up_to_two_may_be_missing_whatever_the_reason() {
     let text = refusal(&bench, &["m0", "m1", "m2", "gone"]);
     assert!(text.contains("too few members"), "{text}");
     assert!(text.contains("m1: no md superblock found") && text.contains("gone: cannot be read"), "{text}");
+}
+
+/// At boot disks appear one after the other; what failed before is not waited for.
+#[test]
+fn a_device_that_is_late_is_waited_for_if_the_array_had_it() {
+    let _alone = Alone::new();
+    let bench = raid6();
+    let devices = tempfile::tempdir_in("/dev/shm").unwrap();
+    let link = devices.path().join("m1");
+    let mut config = config(&bench, &["m0", "m1", "m2", "m3", "m4"]);
+    config.members[1] = link.clone();
+    let open = |patience| {
+        let begun = Instant::now();
+        let volume = open_within(&config, Duration::from_millis(patience)).unwrap();
+        (volume.assembly.missing_roles.clone(), begun.elapsed() >= Duration::from_millis(300))
+    };
+    assert_eq!(open(300), (vec![1], true));
+    let (target, late) = (bench.path("m1"), link.clone());
+    let appears = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        std::os::unix::fs::symlink(target, late).unwrap();
+    });
+    assert_eq!(open(60_000), (vec![], true));
+    appears.join().unwrap();
+    fs::remove_file(&link).unwrap();
+    for name in ["m0", "m2", "m3", "m4"] {
+        rewrite(&bench, name, |superblock| superblock.set_role(1, md_format::DevRole::Spare).unwrap());
+    }
+    assert_eq!(open(60_000).0, [1]);
 }
 
 #[test]
