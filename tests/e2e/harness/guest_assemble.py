@@ -79,6 +79,7 @@ HOMEHOST here
 ARRAY /dev/md/tank metadata=1.2 name=here:tank UUID={uuid['tank']}
    spares=1
 ARRAY /dev/md/safe UUID={uuid['vault']}
+ARRAY /dev/md/again UUID={uuid['tank']}
 ARRAY /dev/md/gone UUID=00000000:00000000:00000000:00000001
 """)
         arrays, notes = self.scan()
@@ -87,11 +88,13 @@ ARRAY /dev/md/gone UUID=00000000:00000000:00000000:00000001
         check(tank["verdict"] == "startable" and tank["degraded"] == 0 and tank["local"] is True, f"{tank}")
         check([m["path"] for m in tank["members"]] == [f"/dev/disk/by-id/ata-Disk_{i}" for i in range(3)], f"{tank}")
         check(any("0 of 1 spares" in note for note in tank["notes"]), f"{tank['notes']}")
-        check(tank["next"] == "uraid assemble --scan --write tank", f"{tank}")
+        places = f"--config {CONF} --directory {CONFIGS}"
+        check(tank["next"] == f"uraid assemble --scan --write {places} tank", f"{tank}")
         check(safe["verdict"] == "startable" and safe["degraded"] == 1 and safe["local"] is False, f"{safe}")
         check("role 1" in safe["sentence"] and "one more member may fail" in safe["sentence"], f"{safe['sentence']}")
         check([m["state"] for m in safe["members"]].count("missing") == 1, f"{safe}")
         check(any("gone" in note and "not found" in note for note in notes), f"{notes}")
+        check(any("again" in note and "says before it what tank is" in note for note in notes), f"{notes}")
         text = run(self.uraid, "assemble", "--scan", "--config", CONF, "--directory", CONFIGS).stdout
         print("text", text.replace("\n", " | "), flush=True)
         check("It can be started: all 3 members are there and in sync." in text, text)
@@ -102,14 +105,14 @@ ARRAY /dev/md/gone UUID=00000000:00000000:00000000:00000001
         arrays, _ = self.scan("--write", "--device", "none", "tank")
         tank = CONFIGS / "tank.toml"
         check(list(arrays) == ["tank"] and arrays["tank"]["written"], f"{arrays}")
-        check(arrays["tank"]["next"] == "systemctl enable --now uraid@tank", f"{arrays}")
+        check(arrays["tank"]["next"] == f"uraid serve {tank}", f"{arrays}")
         check([p.name for p in CONFIGS.iterdir()] == ["tank.toml"], f"{list(CONFIGS.iterdir())}")
         text = tank.read_text()
         print("config", text.replace("\n", " | "), flush=True)
         run(self.uraid, "check-config", tank)
         arrays, _ = self.scan("--write")
         check(arrays["tank"]["configuration"] == str(tank) and not arrays["tank"]["written"], f"{arrays['tank']}")
-        check(arrays["tank"]["next"] == "systemctl start uraid@tank" and arrays["safe"]["written"], f"{arrays}")
+        check(arrays["tank"]["next"] == f"uraid serve {tank}" and arrays["safe"]["written"], f"{arrays}")
         check(any("<ignore>" in note for note in arrays["tank"]["notes"]), f"{arrays['tank']['notes']}")
         for name in ("tank", "other"):
             again = run(self.uraid, "assemble", "--write", "--directory", CONFIGS, name, *self.tank, ok=False)

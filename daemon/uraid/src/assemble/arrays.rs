@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use md_format::{AssembleError, AssembleOptions, Assembly, Fault, Found, Superblock, Uuid, assemble};
-use uraid_config::{ArrayUuid, VolumeName};
+use uraid_config::{ArrayUuid, Config, VolumeName};
 
-use super::Findings;
 use super::devices::Candidate;
 use super::mdadm_conf::{ArrayLine, MdadmConf};
+use super::{Findings, text};
+use crate::device::identity_of;
 use crate::failure::Failure;
 use crate::udev::configuration_with;
 
@@ -30,6 +31,8 @@ pub(super) struct Array {
     pub(super) configuration: Option<PathBuf>,
     /// Whether that was written just now.
     pub(super) written: bool,
+    /// Members that it does not list, so that its service would start the array without them.
+    pub(super) unlisted: Vec<PathBuf>,
 }
 
 /// Whether an array can be started.
@@ -53,6 +56,19 @@ impl Array {
 
     /// In one sentence, what can be done with it.
     pub(super) fn sentence(&self) -> String {
+        let judged = self.judged();
+        match &self.configuration {
+            Some(file) if !self.unlisted.is_empty() => format!(
+                "{judged}; but {} does not list {}, and its service would start without it",
+                file.display(),
+                text::paths(&self.unlisted)
+            ),
+            _ => judged,
+        }
+    }
+
+    /// The same without a look at its configuration.
+    fn judged(&self) -> String {
         match &self.verdict {
             Verdict::Startable(assembly) if assembly.warnings.is_empty() => {
                 format!(
@@ -104,7 +120,7 @@ pub(super) fn all(candidates: Vec<Candidate>, conf: &MdadmConf, directory: &Path
             Err(_) => {}
         }
     }
-    let host = homehost(conf.homehost.as_deref());
+    let host = Host::of(conf);
     let mut arrays: Vec<Array> = groups
         .into_iter()
         .filter_map(|(uuid, members)| scanned(uuid, members, conf, &host, directory))
@@ -116,13 +132,24 @@ pub(super) fn all(candidates: Vec<Candidate>, conf: &MdadmConf, directory: &Path
     Findings { arrays, notes }
 }
 
-/// The host whose arrays are this machine's: none for all, empty for no one's.
-fn homehost(word: Option<&str>) -> Option<String> {
-    match word {
-        Some("<ignore>") => None,
-        Some("<none>") => Some(String::new()),
-        Some(name) if name != "<system>" => Some(name.to_owned()),
-        _ => Some(std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()),
+/// The host whose arrays are this machine's.
+#[derive(PartialEq, Eq, Debug)]
+struct Host {
+    /// Empty for no one's.
+    name: String,
+    /// Those of others are as good.
+    any: bool,
+}
+
+impl Host {
+    fn of(conf: &MdadmConf) -> Self {
+        let system = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = match conf.homehost.as_deref() {
+            Some(name) if name.eq_ignore_ascii_case("<none>") => String::new(),
+            Some(name) if !name.eq_ignore_ascii_case("<system>") => name.to_owned(),
+            _ => system().trim().to_owned(),
+        };
+        Host { name, any: conf.any_host }
     }
 }
 
@@ -130,12 +157,12 @@ fn scanned(
     uuid: Uuid,
     candidates: Vec<Candidate>,
     conf: &MdadmConf,
-    host: &Option<String>,
+    host: &Host,
     directory: &Path,
 ) -> Option<Array> {
     let superblock = newest(&candidates, uuid)?;
     let paths: Vec<&Path> = candidates.iter().map(|one| one.path.as_path()).collect();
-    let line = conf.line_of(&superblock, &paths, host.as_deref().unwrap_or_default());
+    let line = conf.line_of(&superblock, &paths, &host.name);
     let listed = line.filter(|line| !line.ignored);
     let by_line = listed.and_then(ArrayLine::wanted_name).map(str::to_owned);
     let name = VolumeName::nearest(&by_line.unwrap_or_else(|| superblock.short_name()));
@@ -143,7 +170,7 @@ fn scanned(
     let mut array = judge(candidates, superblock, name, Some(uuid), directory);
     array.line = listed.map(|line| line.place.clone());
     array.spares_expected = listed.and_then(|line| line.spares);
-    array.local = array.host().map(|named| host.as_ref().is_none_or(|host| *host == named));
+    array.local = array.host().map(|named| host.any || host.name == named);
     if let (Some(place), Verdict::Startable(_), None) = (ignored, &array.verdict, &array.configuration) {
         array.verdict = Verdict::Ignored(place);
     }
@@ -193,6 +220,10 @@ fn judge(
     };
     let names: Vec<&Path> = candidates.iter().flat_map(|one| [one.path.as_path(), &one.stable]).collect();
     let configuration = configuration_with(directory, &names, Some(ArrayUuid(uuid.0)));
+    let unlisted = match (&configuration, &verdict) {
+        (Some(file), Verdict::Startable(assembly)) => unlisted(file, assembly, &candidates),
+        _ => Vec::new(),
+    };
     let served = configuration.as_ref().and_then(|file| file.file_stem()?.to_str()?.parse().ok());
     Array {
         name: served.unwrap_or(name),
@@ -204,7 +235,19 @@ fn judge(
         local: None,
         configuration,
         written: false,
+        unlisted,
     }
+}
+
+/// The members that a configuration does not list, by any of their names.
+fn unlisted(file: &Path, assembly: &Assembly, candidates: &[Candidate]) -> Vec<PathBuf> {
+    let Ok(config) = Config::load(file) else { return Vec::new() };
+    let listed: Vec<_> = config.members.iter().filter_map(|path| identity_of(path)).collect();
+    let taken = assembly.members.iter().filter_map(|member| candidates.get(member.found));
+    taken
+        .filter(|one| one.found.identity.is_none_or(|identity| !listed.contains(&identity)))
+        .map(|one| one.stable.clone())
+        .collect()
 }
 
 fn verdict(candidates: &[Candidate], array: Option<Uuid>) -> Result<Assembly, AssembleError> {
@@ -237,23 +280,31 @@ fn name_apart(arrays: &mut [Array]) {
     }
 }
 
-/// What to say of a line that no array fits.
-fn unfitting(line: &ArrayLine, arrays: &[Array], conf: &MdadmConf, host: &Option<String>) -> Option<String> {
-    if line.ignored {
-        return None;
-    }
-    let fits = |array: &&Array| {
-        let paths: Vec<&Path> = array.candidates.iter().map(|one| one.path.as_path()).collect();
-        let host = host.as_deref().unwrap_or_default();
-        conf.line_of(&array.superblock, &paths, host).is_some_and(|found| found.place == line.place)
-    };
-    if arrays.iter().any(|array| fits(&array)) {
+/// What to say of a line that names no array.
+fn unfitting(line: &ArrayLine, arrays: &[Array], conf: &MdadmConf, host: &Host) -> Option<String> {
+    if line.ignored || line.passed_over {
         return None;
     }
     let (place, title) = (&line.place, line.title());
+    if !line.tells_which() {
+        return Some(format!("{place}: {title} does not say which array that is, so the line is not used"));
+    }
+    let mut fitting = arrays.iter().filter_map(|array| {
+        let paths: Vec<&Path> = array.candidates.iter().map(|one| one.path.as_path()).collect();
+        let fits = line.fits(&array.superblock, &paths, &host.name);
+        let first = conf.line_of(&array.superblock, &paths, &host.name).filter(|_| fits)?;
+        Some((array, &first.place))
+    });
+    if let Some((array, first)) = fitting.next() {
+        let used = std::iter::once(first).chain(fitting.map(|(_, first)| first)).any(|first| first == place);
+        return (!used).then(|| {
+            format!("{place}: {title} is not used, because {first} says before it what {} is", array.name)
+        });
+    }
     Some(match arrays.iter().find(|array| line.uuid == Some(array.superblock.set_uuid())) {
         Some(array) => format!(
-            "{place}: {title} says other things of the array {} than its superblocks do, so the line is not used",
+            "{place}: {title} says other things of the array {} than its superblocks and devices do, so the line is \
+             not used",
             array.name
         ),
         None => format!("{place}: {title} was not found among the devices"),
@@ -266,9 +317,12 @@ mod tests {
 
     #[test]
     fn the_host_is_what_mdadm_takes_for_it() {
-        assert_eq!(homehost(Some("<ignore>")), None);
-        assert_eq!(homehost(Some("<none>")), Some(String::new()));
-        assert_eq!(homehost(Some("here")), Some("here".to_owned()));
-        assert_eq!(homehost(Some("<system>")), homehost(None));
+        let host = |word: Option<&str>| {
+            Host::of(&MdadmConf { homehost: word.map(str::to_owned), ..MdadmConf::default() })
+        };
+        assert_eq!(host(Some("<none>")), Host { name: String::new(), any: false });
+        assert_eq!(host(Some("here")).name, "here");
+        assert_eq!(host(Some("<SYSTEM>")), host(None));
+        assert!(Host::of(&MdadmConf { any_host: true, ..MdadmConf::default() }).any);
     }
 }

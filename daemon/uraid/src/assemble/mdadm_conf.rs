@@ -38,8 +38,10 @@ pub(super) struct MdadmConf {
     pub(super) arrays: Vec<ArrayLine>,
     /// The words of DEVICE lines: patterns, `partitions`, `containers`.
     pub(super) devices: Vec<String>,
-    /// The words of the last HOMEHOST line.
+    /// The first word of HOMEHOST lines that is not `<ignore>`; mdadm passes over those behind it.
     pub(super) homehost: Option<String>,
+    /// They say `<ignore>`: the arrays of other hosts are as good.
+    pub(super) any_host: bool,
     /// Files that were read.
     pub(super) files: Vec<PathBuf>,
     /// Lines that were not understood, for people.
@@ -65,6 +67,8 @@ pub(super) struct ArrayLine {
     pub(super) devices: Vec<String>,
     /// It is identified by what only other formats have: a container, a minor number.
     foreign: bool,
+    /// Some word was not understood, and that was said.
+    pub(super) passed_over: bool,
 }
 
 impl MdadmConf {
@@ -108,7 +112,15 @@ impl MdadmConf {
             match keyword(first) {
                 Some("array") => self.arrays.push(array_line(place, rest, &mut self.notes)),
                 Some("device") => self.devices.extend(rest.iter().cloned()),
-                Some("homehost") => self.homehost = rest.first().cloned(),
+                Some("homehost") => {
+                    for word in rest {
+                        if word.eq_ignore_ascii_case("<ignore>") {
+                            self.any_host = true;
+                        } else if self.homehost.is_none() {
+                            self.homehost = Some(word.clone());
+                        }
+                    }
+                }
                 Some(_) => {}
                 None => {
                     self.notes.push(format!("{place}: the line begins with {first:?}, which is not known"))
@@ -125,7 +137,7 @@ impl MdadmConf {
 
 impl ArrayLine {
     /// Whether everything that the line says of an array is so, and it says enough to tell it from others.
-    fn fits(&self, array: &Superblock, paths: &[&Path], host: &str) -> bool {
+    pub(super) fn fits(&self, array: &Superblock, paths: &[&Path], host: &str) -> bool {
         let identified = self.uuid.is_some() || self.name.is_some() || !self.devices.is_empty();
         let full = array.name();
         let short = full.strip_prefix(host).and_then(|rest| rest.strip_prefix(':'));
@@ -140,6 +152,11 @@ impl ArrayLine {
             && self.num_devices.is_none_or(|count| count == u32::from(array.raid_disks()))
             && self.metadata.as_ref().is_none_or(|version| is_version(version, array))
             && (self.devices.is_empty() || paths.iter().all(among))
+    }
+
+    /// Whether it says anything by which an array is told from others.
+    pub(super) fn tells_which(&self) -> bool {
+        self.uuid.is_some() || self.name.is_some() || !self.devices.is_empty() || self.foreign
     }
 
     /// The name that the array is to have by this line: that of `/dev/md/NAME`. A number is none.
@@ -190,7 +207,7 @@ fn array_line(place: String, words: &[String], notes: &mut Vec<String>) -> Array
         };
         if !set(&mut line, &key.to_ascii_lowercase(), value) {
             notes.push(format!("{}: {word:?} is not understood; the line is passed over", line.place));
-            line.foreign = true;
+            (line.foreign, line.passed_over) = (true, true);
         }
     }
     line
@@ -284,6 +301,14 @@ mod tests {
         assert_eq!(tank.uuid.unwrap().to_string(), "3aaa0122:29827cfa:5331ad66:ca767371");
         assert_eq!((old.num_devices, old.wanted_name(), old.devices.len()), (Some(3), None, 2));
         assert!(ignored.ignored && ignored.device.is_none());
+    }
+
+    #[test]
+    fn the_first_host_counts_and_ignore_is_a_word_beside_it() {
+        let of = |text: &str| (conf(text).homehost, conf(text).any_host);
+        assert_eq!(of("HOMEHOST one two\nHOMEHOST three\n"), (Some("one".to_owned()), false));
+        assert_eq!(of("HOMEHOST <ignore> one\n"), (Some("one".to_owned()), true));
+        assert_eq!(of("homehost <Ignore>\n"), (None, true));
     }
 
     #[test]

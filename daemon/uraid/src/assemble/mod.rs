@@ -125,9 +125,10 @@ fn write_all(args: &AssembleArgs, findings: &mut Findings) -> Vec<String> {
         if let Some(file) = &array.configuration {
             // By which it is served; a second one would only be in the way. Named, it is refused.
             if !args.scan {
-                let (file, name) = (file.display(), &array.name);
+                let next = text::next(array, args).unwrap_or_default();
                 failures.push(format!(
-                    "{file} is for this array already, so nothing was written; `systemctl start uraid@{name}` starts it"
+                    "{} is for this array already, so nothing was written. Next: {next}",
+                    file.display()
                 ));
             }
             continue;

@@ -1,6 +1,7 @@
 //! What was found, for people.
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use md_format::{MemberState, SECTOR};
 use uraid_config::Size;
@@ -8,7 +9,8 @@ use uraid_config::Size;
 use super::Findings;
 use super::arrays::{Array, Verdict};
 use crate::cli::AssembleArgs;
-use crate::human;
+use crate::human::{self, shell_word};
+use crate::udev::CONFIGS;
 
 /// All arrays, one block each.
 pub(super) fn all(findings: &Findings, args: &AssembleArgs) -> String {
@@ -130,6 +132,16 @@ pub(super) fn notes(array: &Array) -> Vec<String> {
             array.superblock.set_uuid()
         ));
     }
+    if let (Verdict::Startable(assembly), true, Some(file)) =
+        (&array.verdict, array.written, &array.configuration)
+        && !assembly.missing_roles.is_empty()
+    {
+        notes.push(format!(
+            "{} lists the members that are here; write a missing one into it when it is found, because the service \
+             takes nothing else",
+            file.display()
+        ));
+    }
     if let (Verdict::Startable(assembly), Some(expected)) = (&array.verdict, array.spares_expected) {
         let there = assembly.members.iter().filter(|member| member.role.is_none()).count();
         if there < expected as usize {
@@ -139,19 +151,57 @@ pub(super) fn notes(array: &Array) -> Vec<String> {
     notes
 }
 
-/// The command that comes next, if one does.
+/// What comes next, if anything does: a command, or what has to be done before one.
 pub(super) fn next(array: &Array, args: &AssembleArgs) -> Option<String> {
     let name = &array.name;
     if !array.can_be_served() {
         return None;
     }
-    Some(match (&array.configuration, array.written, args.scan) {
-        (Some(_), true, _) => format!("systemctl enable --now uraid@{name}"),
-        (Some(_), false, _) => format!("systemctl start uraid@{name}"),
-        (None, _, true) => format!("uraid assemble --scan --write {name}"),
-        (None, _, false) => {
-            let members: Vec<String> = args.operands.iter().map(|one| one.display().to_string()).collect();
-            format!("uraid assemble --write {}", members.join(" "))
+    let options = options(args);
+    Some(match (&array.configuration, args.scan) {
+        (Some(file), _) => {
+            let start = match (args.directory == Path::new(CONFIGS), array.written) {
+                (true, true) => format!("systemctl enable --now uraid@{name}"),
+                (true, false) => format!("systemctl start uraid@{name}"),
+                // The service looks nowhere else.
+                (false, _) => format!("uraid serve {}", shell_word(&file.display().to_string())),
+            };
+            match array.unlisted.as_slice() {
+                [] => start,
+                some => format!("write {} into `members` of {}, then {start}", paths(some), file.display()),
+            }
+        }
+        (None, true) => format!("uraid assemble --scan --write{options} {}", shell_word(name.as_str())),
+        (None, false) => {
+            let words: Vec<String> =
+                args.operands.iter().map(|one| shell_word(&one.display().to_string())).collect();
+            format!("uraid assemble --write{options} {}", words.join(" "))
         }
     })
+}
+
+/// The options that the next command takes over.
+fn options(args: &AssembleArgs) -> String {
+    let mut words = String::new();
+    let mut add = |option: &str, value: &str| words += &format!(" {option} {}", shell_word(value));
+    if let Some(file) = &args.config {
+        add("--config", &file.display().to_string());
+    }
+    if let Some(uuid) = args.uuid {
+        add("--uuid", &uuid.to_string());
+    }
+    match args.device.0.map(|device| device.to_string()) {
+        None => add("--device", "none"),
+        Some(device) if device != "auto" => add("--device", &device),
+        Some(_) => {}
+    }
+    if args.directory != Path::new(CONFIGS) {
+        add("--directory", &args.directory.display().to_string());
+    }
+    words
+}
+
+/// Paths in a sentence.
+pub(super) fn paths(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -10,7 +10,7 @@ use md_format::SECTOR;
 use uraid_config::{Config, DeviceName, RUN_DIR, VolumeName};
 
 use super::arrays::Array;
-use crate::human;
+use crate::human::{self, shell_word};
 
 /// Writes `NAME.toml` into `directory`, whole or not at all, and never over another file.
 ///
@@ -31,9 +31,13 @@ pub(super) fn configuration(
     })?;
     fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     put(directory, &file, &text).map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => {
+        ErrorKind::AlreadyExists if Config::load(&file).is_ok() => {
             failed(&"it exists already, and is for other members; nothing was changed")
         }
+        ErrorKind::AlreadyExists => failed(&format!(
+            "it exists already, and cannot be used as it is (`uraid check-config {}` says why); nothing was changed",
+            shell_word(&file.display().to_string())
+        )),
         _ => failed(&error),
     })?;
     Ok(file)

@@ -202,3 +202,32 @@ fn what_is_no_device_is_refused() {
     fs::create_dir(bench.path("dir")).unwrap();
     assert!(refusal(&bench, &["m0", "m1", "m2", "m3", "dir"]).contains("dir: it is a directory"));
 }
+
+/// A service takes what its configuration lists, so that is what `uraid assemble` has to speak of.
+#[test]
+fn assemble_tells_of_members_that_the_configuration_lacks() {
+    let bench = raid6();
+    std::fs::create_dir(bench.path("etc")).unwrap();
+    let assemble = |more: &[&str]| bench.uraid(&[&["assemble", "--directory", "etc"], more].concat());
+    let text = assemble(&["a vol", "m0"]);
+    assert_eq!(text.code, 2, "{text:?}");
+    let text = assemble(&["--device", "none", "tank", "m0", "m1", "m2", "m3", "m4"]).ok();
+    let next = "Next: uraid assemble --write --device none --directory etc tank m0 m1 m2 m3 m4\n";
+    assert!(text.contains(next), "{text}");
+    let text = assemble(&["--write", "tank", "m0", "m1", "m2", "m3"]).ok();
+    assert!(text.contains("Note: etc/tank.toml lists the members that are here"), "{text}");
+    assert!(text.contains("Next: uraid serve etc/tank.toml\n"), "{text}");
+    let text = assemble(&["tank", "m0", "m1", "m2", "m3", "m4"]).ok();
+    let m4 = bench.path("m4").display().to_string();
+    assert!(
+        text.contains(&format!("; but etc/tank.toml does not list {m4}, and its service would")),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("Next: write {m4} into `members` of etc/tank.toml, then uraid")),
+        "{text}"
+    );
+    bench.file("etc/tank.toml", b"members = [", 11);
+    let refused = assemble(&["--write", "tank", "m0", "m1", "m2", "m3", "m4"]);
+    assert!(refused.code == 1 && refused.stderr.contains("uraid check-config etc/tank.toml"), "{refused:?}");
+}
