@@ -221,7 +221,7 @@ fn plan(
     let sizes: Vec<u64> = members.iter().map(Candidate::sectors).collect();
     let device_uuids: Vec<Uuid> = members.iter().map(|_| random_uuid()).collect();
     let (bitmap, ppl) = consistency(args)?;
-    let name = full_name(args);
+    let name = full_name(args)?;
     let params = CreateParams {
         level,
         layout,
@@ -294,17 +294,29 @@ fn consistency(args: &CreateArgs) -> Result<(Option<IntentBitmap>, bool), Failur
     Ok((bitmap, ppl))
 }
 
-/// The name as it stands in the superblock: `host:name` if both have room in 31 bytes, as mdadm has it.
-fn full_name(args: &CreateArgs) -> String {
+/// The name as it stands in the superblock: `host:name` if both have room in 31 bytes, as mdadm has it. So are the
+/// words that stand for no host and for this one.
+fn full_name(args: &CreateArgs) -> Result<String, Failure> {
     let name = args.name.as_str();
     let told = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-    let host = args.homehost.clone().unwrap_or_else(told);
-    let plain = !host.is_empty() && !host.contains(|c: char| c == '/' || c == ':' || c.is_control());
+    let is = |host: &str, words: &[&str]| words.iter().any(|word| host.eq_ignore_ascii_case(word));
+    let host = match args.homehost.as_deref() {
+        None => told(),
+        Some(host) if is(host, &["<system>"]) => told(),
+        Some(host) if is(host, &["", "none", "<none>", "<ignore>"]) => String::new(),
+        Some(host) => host.to_owned(),
+    };
+    let plain = !host.contains(|c: char| c == '/' || c == ':' || c.is_control());
+    if !plain && args.homehost.is_some() {
+        return Err(Failure::Usage(format!(
+            "--homehost {host:?}: the name of a host has neither `/` nor `:`"
+        )));
+    }
     let room = host.len() + 1 + name.len() < 32;
-    match plain && room && host != "none" && !name.contains(':') {
+    Ok(match !host.is_empty() && plain && room && !name.contains(':') {
         true => format!("{host}:{name}"),
         false => name.to_owned(),
-    }
+    })
 }
 
 fn random_uuid() -> Uuid {

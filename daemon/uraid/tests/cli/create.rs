@@ -317,6 +317,7 @@ fn the_host_stands_before_the_name_where_both_have_room() {
     for (options, full) in [
         (["--homehost", "here", "--name", "tank"], "here:tank"),
         (["--homehost", "none", "--name", "tank"], "tank"),
+        (["--homehost", "<none>", "--name", "tank"], "tank"),
         (["--homehost", "here", "--name", "there:tank"], "there:tank"),
         // 31 bytes fit, 32 do not.
         (["--homehost", "a-host-with-a-long-name-it-is", "--name", "x"], "a-host-with-a-long-name-it-is:x"),
@@ -328,6 +329,16 @@ fn the_host_stands_before_the_name_where_both_have_room() {
         let mdadm = bench.mdadm_examine("a");
         assert_eq!(mdadm_field(&mdadm, "Name").split(' ').next(), Some(full), "{mdadm}");
     }
+    let bench = Bench::new();
+    let create = |host| {
+        let fixed =
+            ["create", "--level", "5", "--size", "32M", "--name", "tank", "a", "b", "c", "--homehost"];
+        bench.uraid(&[&fixed[..], &[host]].concat())
+    };
+    let refused = create("here:there");
+    assert!(refused.code == 2 && refused.stderr.contains("neither `/` nor `:`"), "{refused:?}");
+    create("<system>").ok();
+    assert!(is_local(&bench.mdadm_examine("a"), "tank"));
 }
 
 #[test]
