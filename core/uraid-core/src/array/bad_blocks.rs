@@ -217,11 +217,12 @@ impl Array {
             let (offset, len) = (base + u64::from(run.offset()), run.bytes());
             let (start, sectors) = Self::sectors(offset, len);
             let Some(known) = self.members.get_mut(&member).map(|m| &mut m.bad) else { return false };
-            let before = known.kept.clone();
+            // What its log keeps saying until a flush is over may have been good for a moment, and so told.
+            let before = known.known.clone();
             if !known.record(start, sectors, most) {
                 return false;
             }
-            if before != known.kept {
+            if before != known.known {
                 news.push(Notice::BadBlocksRecorded { member, offset, len: u64::from(len) });
             }
         }

@@ -1,0 +1,249 @@
+//! In which order a member's bad-block log, its superblock and the data go: at every moment what a power cut would
+//! leave is the truth.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
+mod world;
+
+use md_format::{BadBlocks, Features, Layout, Level};
+use uraid_core::*;
+use world::{Pending, Shape, World, superblock};
+
+const CHUNK: u32 = 16384;
+
+/// A RAID 6 at rest, with the member and the block of its first data block.
+fn at_rest(seed: u64) -> (World, usize, u64) {
+    let layout = Layout::default_for(Level::Raid6);
+    let level = Level::Raid6;
+    let shape =
+        Shape { level, layout, members: 5, chunk: CHUNK, rows: 8, slots: 8, clean: true, bitmap: None };
+    let mut world = World::new(shape, seed);
+    let bytes = world.model.len();
+    world.ask(RequestKind::Write { fua: false }, 0, vec![1; bytes]);
+    world.quiesce();
+    let g = world.geometry();
+    let role = g.pattern(0).roles[0];
+    let status = world.array.status();
+    let member = status.members.iter().find(|m| m.role == Some(role)).expect("plays the role").member;
+    let disk = usize::from(member.0);
+    let block = world.disks[disk].data_start() / 4096;
+    (world, disk, block)
+}
+
+/// What the log on the device says, whether or not the superblock announces it.
+fn log(world: &World, disk: usize) -> BadBlocks {
+    let (area, log) = superblock(&world.disks[disk]).expect("sound").bad_block_area().expect("has a log");
+    BadBlocks::parse(log, world.disks[disk].read(area.sector * 512, log.bytes())).expect("sound")
+}
+
+fn says(world: &World, disk: usize, block: u64) -> bool {
+    log(world, disk).overlaps(block * 8, 8)
+}
+
+fn write(world: &mut World, value: u8) -> ReqId {
+    let id = world.ask(RequestKind::Write { fua: false }, 0, vec![value; 4096]);
+    world.tell(Event::Idle);
+    id
+}
+
+fn is_store(p: &Pending, disk: usize, block: u64) -> bool {
+    matches!(p, Pending::Write { member, offset, .. } if usize::from(member.0) == disk && *offset == block * 4096)
+}
+
+/// Answers other things until the block is about to be stored.
+fn until_stored(world: &mut World, disk: usize, block: u64) {
+    while !world.pending.iter().any(|p| is_store(p, disk, block)) {
+        assert!(world.answer_one());
+    }
+}
+
+fn answer(world: &mut World, fits: impl Fn(&Pending) -> bool) {
+    let at = world.pending.iter().position(fits).expect("it is pending");
+    world.answer_at(at);
+}
+
+fn is_flush(p: &Pending) -> bool {
+    matches!(p, Pending::Flush { .. })
+}
+
+/// A recorded block, by a refused write.
+fn with_bad_block(seed: u64) -> (World, usize, u64) {
+    let (mut world, disk, block) = at_rest(seed);
+    world.disks[disk].refuses.insert(block);
+    write(&mut world, 2);
+    world.quiesce();
+    assert!(says(&world, disk, block));
+    world.disks[disk].refuses.clear();
+    (world, disk, block)
+}
+
+#[test]
+fn no_superblock_announces_a_log_that_is_not_there() {
+    for seed in 0..20 {
+        let (mut world, disk, block) = at_rest(seed);
+        world.disks[disk].refuses.insert(block);
+        write(&mut world, 2);
+        let place = superblock(&world.disks[disk]).expect("sound").super_offset() * 512;
+        let mut announced = 0;
+        loop {
+            for pending in &world.pending {
+                if let Pending::Meta { member, offset, bytes, .. } = pending
+                    && (usize::from(member.0), *offset) == (disk, place)
+                {
+                    let mut next = world.disks[disk].clone();
+                    next.write(*offset, bytes);
+                    let features = superblock(&next).expect("sound").features();
+                    announced += u32::from(features.contains(Features::BAD_BLOCKS));
+                    assert!(
+                        !features.contains(Features::BAD_BLOCKS) || says(&world, disk, block),
+                        "seed {seed}"
+                    );
+                }
+            }
+            if !world.answer_one() {
+                break;
+            }
+        }
+        assert!(announced > 0, "seed {seed}");
+    }
+}
+
+/// While an update flushes the members another bad block is written anew. The flush may have passed its member before.
+#[test]
+fn a_flush_that_began_before_the_store_forgets_nothing() {
+    let (mut world, disk, first) = with_bad_block(1);
+    // The first block of the next strip of the same member that holds data.
+    let g = world.geometry();
+    let role = g.pattern(0).roles[0];
+    let (stripe, lane) = (1..g.stripes())
+        .find_map(|stripe| {
+            let lane = g.pattern(stripe).roles.iter().position(|r| *r == role)? as u16;
+            (lane < g.data()).then_some((stripe, lane))
+        })
+        .expect("there are others");
+    let (at, second) = (g.array_offset(stripe, lane, 0), first + g.member_offset(stripe) / 4096);
+    world.disks[disk].refuses.insert(second);
+    world.ask(RequestKind::Write { fua: false }, at, vec![2; 4096]);
+    world.quiesce();
+    assert!(says(&world, disk, first) && says(&world, disk, second));
+    world.disks[disk].refuses.clear();
+    write(&mut world, 3);
+    until_stored(&mut world, disk, first);
+    answer(&mut world, |p| is_store(p, disk, first));
+    let member = MemberId(disk as u16);
+    answer(&mut world, |p| matches!(p, Pending::Flush { member: m, .. } if *m == member));
+    world.ask(RequestKind::Write { fua: false }, at, vec![4; 4096]);
+    world.tell(Event::Idle);
+    while let Some(at) = world.pending.iter().position(|p| !is_flush(p)) {
+        world.answer_at(at);
+    }
+    assert!(says(&world, disk, first) && says(&world, disk, second), "nothing was flushed by all");
+    // All of the first update, and nothing of the next.
+    (0..4).for_each(|_| answer(&mut world, is_flush));
+    while let Some(at) = world.pending.iter().position(|p| !is_flush(p)) {
+        world.answer_at(at);
+    }
+    assert!(!says(&world, disk, first), "it was flushed");
+    assert!(says(&world, disk, second), "it was stored after its member had been flushed");
+    world.quiesce();
+    assert!(!says(&world, disk, second));
+    world.check_content();
+}
+
+/// A block that was good for a moment and is refused again, while the flush is under way that would let it be
+/// forgotten.
+#[test]
+fn what_goes_bad_again_meanwhile_is_not_forgotten() {
+    let (mut world, disk, block) = with_bad_block(2);
+    write(&mut world, 3);
+    until_stored(&mut world, disk, block);
+    answer(&mut world, |p| is_store(p, disk, block));
+    assert!(world.pending.iter().any(is_flush));
+    world.disks[disk].refuses.insert(block);
+    let again = write(&mut world, 4);
+    while let Some(at) = world.pending.iter().position(|p| !is_flush(p)) {
+        world.answer_at(at);
+    }
+    assert!(!world.pending.iter().any(|p| is_store(p, disk, block)), "the second store was refused");
+    while world.asked.contains_key(&again) {
+        assert!(world.answer_one());
+    }
+    assert!(says(&world, disk, block), "answered, and the log does not say what is lost");
+    world.quiesce();
+    assert!(says(&world, disk, block));
+    world.check_content();
+}
+
+/// Without parity for it a refused block is gone, and whoever wrote it is told so.
+#[test]
+fn a_refused_write_without_parity_for_it_is_no_success() {
+    let (mut world, disk, block) = at_rest(3);
+    for other in (0..5).filter(|other| *other != disk).take(2) {
+        world.tell(Event::FailMember(MemberId(other as u16)));
+        world.quiesce();
+    }
+    world.disks[disk].refuses.insert(block);
+    world.errors_allowed = true;
+    write(&mut world, 2);
+    world.quiesce();
+    assert!(says(&world, disk, block));
+    assert!(world.fuzzy.contains(&0), "it was answered as if it were written");
+}
+
+/// A block that cannot be read is recovered, and its member does not take it back: that is no repair.
+#[test]
+fn what_could_not_be_rewritten_is_not_told_as_corrected() {
+    let (mut world, disk, block) = at_rest(4);
+    world.disks[disk].bad.insert(block);
+    world.disks[disk].refuses.insert(block);
+    world.notices.clear();
+    world.check_content();
+    let corrected = |n: &Notice| matches!(n, Notice::ReadErrorCorrected { .. });
+    assert!(!world.notices.iter().any(corrected), "{:?}", world.notices);
+    assert!(says(&world, disk, block));
+}
+
+/// Two blocks of a column cannot be read while parity is not known to match: that column was not compared, and the
+/// array does not come to count as resynced.
+#[test]
+fn a_resync_does_not_pass_what_it_could_not_compare() {
+    let layout = Layout::default_for(Level::Raid5);
+    let level = Level::Raid5;
+    let shape =
+        Shape { level, layout, members: 4, chunk: CHUNK, rows: 8, slots: 8, clean: false, bitmap: None };
+    let mut world = World::new(shape, 5);
+    for disk in &mut world.disks[..2] {
+        let block = disk.data_start() / 4096 + 9;
+        disk.bad.insert(block);
+    }
+    world.quiesce();
+    assert!(world.array.status().resync_due);
+    world.tell(Event::Stop);
+    while world.answer_one() {}
+    assert!(world.disks.iter().all(|disk| !superblock(disk).expect("sound").is_clean()));
+}
+
+/// What the log of a member says that was away is not known here: it is filled from the start.
+#[test]
+fn a_member_with_bad_blocks_does_not_come_back_by_the_bitmap() {
+    let layout = Layout::default_for(Level::Raid5);
+    let level = Level::Raid5;
+    let bitmap = Some(8192);
+    let mut world = World::new(
+        Shape { level, layout, members: 4, chunk: CHUNK, rows: 8, slots: 8, clean: true, bitmap },
+        6,
+    );
+    world.quiesce();
+    world.tell(Event::FailMember(MemberId(2)));
+    world.quiesce();
+    let mut old = superblock(&world.disks[2]).expect("sound");
+    let new = |old: &md_format::Superblock| NewMember {
+        member: MemberId(99),
+        device_sectors: world.disks[0].sectors,
+        device_uuid: [1; 16],
+        old: Some(Box::new(old.clone())),
+    };
+    assert!(world.array.would_return(&new(&old)));
+    old.set_bad_blocks(true);
+    assert!(!world.array.would_return(&new(&old)));
+}
