@@ -162,3 +162,39 @@ fn a_doubt_outlives_a_member_that_fails_during_the_replay() {
     }
     assert!(reached > 10, "only {reached} replays");
 }
+
+/// Answers of an array that logs wait for bad-block logs, and its logs for what answers wait for: nobody waits for
+/// ever, and what is written in between reads back.
+#[test]
+fn bad_blocks_come_and_go_on_an_array_that_logs() {
+    for seed in 0..12 {
+        let layout = Layout::LeftSymmetric;
+        let shape =
+            Shape { layout, members: 4, chunk: 8192, rows: 4, log: SEVERAL, clean: true, bad_blocks: true };
+        let mut world = shape.world(seed);
+        world.quiesce();
+        let mut rng = Rng(seed);
+        let sick = rng.below(4) as usize;
+        let start = world.disks[sick].data_start() / 4096;
+        for _ in 0..60 {
+            let block = start + rng.below(8);
+            if !world.disks[sick].refuses.remove(&block) {
+                world.disks[sick].refuses.insert(block);
+            }
+            let sectors = world.model.len() as u64 / 512;
+            let len = (1 + rng.below(32)).min(sectors);
+            let at = rng.below(sectors - len + 1);
+            world.ask(
+                RequestKind::Write { fua: rng.chance(30) },
+                at * 512,
+                vec![rng.next() as u8; len as usize * 512],
+            );
+            if rng.chance(40) {
+                world.quiesce();
+            }
+        }
+        world.quiesce();
+        world.check_content();
+        world.check_parity();
+    }
+}
