@@ -158,3 +158,42 @@ fn a_copy_that_was_not_believed_is_whole_before_it_can_be() {
         }
     }
 }
+
+/// What is told of a part is what is told of all of the array, there.
+#[test]
+fn a_part_of_the_array_is_told_as_in_the_whole() {
+    let some = |_: u16, map: Bitmap| {
+        let mut map = map;
+        (0..map.regions())
+            .filter(|region| region / 37 % 3 != 0)
+            .for_each(|region| map.put_bit(region, false));
+        Some(map)
+    };
+    let array = Large::start(false, some).array;
+    let bytes = array.geometry().array_bytes();
+    let whole = array.redundancy(0, bytes);
+    assert!(whole.len() > 1000 && whole.iter().map(|(bytes, _)| bytes).sum::<u64>() == bytes);
+    let clipped = |from: u64, to: u64| {
+        let mut at = 0;
+        let mut parts = Vec::new();
+        for (bytes, state) in &whole {
+            let (start, end) = (at.max(from), (at + bytes).min(to));
+            if start < end {
+                parts.push((end - start, *state));
+            }
+            at += bytes;
+        }
+        parts
+    };
+    for n in 0..200_u64 {
+        let from = n * 7_919 * 131_072 % bytes;
+        let len = (n % 13 + 1) * 1_500_000 / 512 * 512;
+        assert_eq!(
+            array.redundancy(from, len),
+            clipped(from, (from + len).min(bytes)),
+            "{len} bytes at {from}"
+        );
+    }
+    assert_eq!(array.redundancy(bytes, 4096), []);
+    assert_eq!(array.redundancy(u64::MAX, u64::MAX), []);
+}

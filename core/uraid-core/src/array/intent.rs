@@ -22,7 +22,7 @@ use crate::geometry::Geometry;
 use crate::{Action, IoFault, MemberId, Tick};
 use md_format::{AreaKind, ArrayBitmap, Assembly, Bitmap, Superblock};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 /// The bitmap and what is known of its regions.
 #[derive(Clone, Debug)]
@@ -115,11 +115,17 @@ impl Intent {
         set.range(self.regions(stripe)).next().is_some()
     }
 
-    /// The stripes at which a run of regions of the set begins or ends.
-    pub(super) fn breaks<'a>(&'a self, set: &'a BTreeSet<u64>) -> impl Iterator<Item = u64> + 'a {
+    /// The stripes of a range, which is not empty, at which a run of regions of the set begins or ends; others, too.
+    pub(super) fn breaks<'a>(
+        &'a self,
+        set: &'a BTreeSet<u64>,
+        stripes: &Range<u64>,
+    ) -> impl Iterator<Item = u64> + 'a {
         let chunk = self.image.chunk_bytes();
         let end = move |region: u64| (region + 1).saturating_mul(chunk).div_ceil(self.strip);
-        set.iter().flat_map(move |&region| {
+        let last = stripes.end.saturating_sub(1).max(stripes.start);
+        let touched = *self.regions(stripes.start).start()..=*self.regions(last).end();
+        set.range(touched).flat_map(move |&region| {
             let first = (region == 0 || !set.contains(&(region - 1))).then(|| self.first_stripe(region));
             let last = (!set.contains(&(region + 1))).then(|| end(region));
             first.into_iter().chain(last)

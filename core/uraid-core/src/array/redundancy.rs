@@ -7,6 +7,7 @@
 use super::Array;
 use super::members::State;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// What is less than whole about a range.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -29,8 +30,11 @@ impl Array {
     pub fn redundancy(&self, offset: u64, len: u64) -> Vec<(u64, Redundancy)> {
         let row_bytes = self.geometry.chunk_bytes() * u64::from(self.geometry.data());
         let end = offset.saturating_add(len).min(self.geometry.array_bytes());
+        if offset >= end {
+            return Vec::new();
+        }
         let bands = self.geometry.bands();
-        let breaks = self.stripe_breaks();
+        let breaks = self.stripe_breaks(&(offset / row_bytes * bands..end.div_ceil(row_bytes) * bands));
         let row_breaks: BTreeSet<u64> =
             breaks.iter().flat_map(|stripe| [stripe / bands, stripe.div_ceil(bands)]).collect();
         let mut extents: Vec<(u64, Redundancy)> = Vec::new();
@@ -59,17 +63,17 @@ impl Array {
         Redundancy { missing, unmatched: !self.parity_trusted(stripe) }
     }
 
-    /// The stripes at which the state may change.
-    fn stripe_breaks(&self) -> BTreeSet<u64> {
+    /// The stripes of a range, which is not empty, at which the state may change; others, too. There may be hundreds
+    /// of thousands of regions, so only those of the range are looked at.
+    fn stripe_breaks(&self, stripes: &Range<u64>) -> BTreeSet<u64> {
         let rebuilding = self.members.values().filter(|m| m.state == State::Rebuilding);
         let mut breaks: BTreeSet<u64> = rebuilding.map(|m| m.rebuilt).collect();
         breaks.insert(self.meta.resynced);
         breaks.extend(self.sync_breaks());
         if let Some(intent) = &self.intent {
-            breaks.extend(intent.breaks(intent.needed()));
-            breaks.extend(
-                self.members.values().filter_map(|m| m.missed.as_ref()).flat_map(|m| intent.breaks(m)),
-            );
+            breaks.extend(intent.breaks(intent.needed(), stripes));
+            let missed = self.members.values().filter_map(|m| m.missed.as_ref());
+            breaks.extend(missed.flat_map(|set| intent.breaks(set, stripes)));
         }
         breaks.extend(self.bad_breaks());
         breaks
