@@ -86,11 +86,12 @@ impl Superblock {
         Uuid(self.head.bytes(wire::SET_UUID))
     }
 
-    /// The array's name as stored, often `host:name`. Bytes that are not UTF-8 are replaced.
+    /// The array's name as stored, often `host:name`. Bytes that are not UTF-8 and control characters, which would
+    /// tell a terminal what to do, are replaced.
     pub fn name(&self) -> String {
         let bytes = self.head.bytes(wire::SET_NAME);
         let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
-        String::from_utf8_lossy(&bytes[..end]).into_owned()
+        String::from_utf8_lossy(&bytes[..end]).replace(char::is_control, "\u{fffd}")
     }
 
     /// The array's name without the host in front of it.

@@ -1,6 +1,6 @@
 //! Damaged superblocks: nothing panics, and nothing that matters is believed.
 
-use crate::common::{DEVICE, Random, V2, array, devices, goldens, oracle_checksum, patched};
+use crate::common::{DEVICE, Random, V2, altered, array, devices, goldens, oracle_checksum, patched};
 use md_format::*;
 
 #[test]
@@ -75,6 +75,16 @@ fn noise_and_short_reads_are_errors() {
         let sectors = random.next() >> random.below(64);
         assert!(candidates(sectors).iter().all(|at| at.sector + 8 <= sectors));
     }
+}
+
+#[test]
+fn a_name_tells_no_terminal_what_to_do() {
+    let named = |name: &[u8; 8]| {
+        let superblock = altered(&array(Level::Raid5, 3)[0], &[(32, name)]);
+        superblock.expect("any name is a name").name()
+    };
+    assert_eq!(named(b"tank\0\0\0\0"), "tank");
+    assert_eq!(named(b"\x1b[2Jt\n\xff\x7f"), "\u{fffd}[2Jt\u{fffd}\u{fffd}\u{fffd}");
 }
 
 #[test]

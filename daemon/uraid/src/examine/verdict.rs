@@ -123,8 +123,8 @@ fn refused(what: &str, first: &Superblock, error: &AssembleError, members: &[Str
             ),
             format!("find the others (uraid assemble --scan), then uraid serve {named} OTHERS ..."),
         ),
-        AssembleError::DirtyDegraded { .. } => (
-            "it was not stopped cleanly, and a member is missing or not rebuilt".to_owned(),
+        AssembleError::DirtyDegraded { why, .. } => (
+            format!("{why}, and a member is missing or not rebuilt"),
             format!(
                 "name the missing member, too; if it is lost: uraid serve --force {named}, then check the file system"
             ),
@@ -159,6 +159,40 @@ pub(super) fn text(verdict: &ArrayVerdict) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use md_format::{Areas, CreateParams, IntentBitmap, Layout, Level, Minor, plan_create};
+
+    #[test]
+    fn what_parity_lacks_is_said_as_it_is() {
+        let params = CreateParams {
+            level: Level::Raid5,
+            layout: Layout::default_for(Level::Raid5),
+            chunk_sectors: 128,
+            name: "vol",
+            set_uuid: Uuid([1; 16]),
+            device_uuids: &[Uuid([2; 16]), Uuid([3; 16]), Uuid([4; 16])],
+            members: &[65_536; 3],
+            size_sectors: None,
+            clean: false,
+            now: 1_700_000_000,
+            minor: Minor::V2,
+            bitmap: IntentBitmap::None,
+            ppl: false,
+        };
+        let mut members = plan_create(&params).unwrap();
+        members.pop();
+        let found = |superblock: Superblock| Found {
+            label: "m".to_owned(),
+            device_sectors: 65_536,
+            superblock: Ok(superblock),
+            identity: None,
+            areas: Areas::default(),
+        };
+        let found: Vec<Found> = members.into_iter().map(found).collect();
+        let said = &verdicts(&found)[0].verdict;
+        assert!(said.contains("its parity was not made yet, and a member is missing"), "{said}");
+        assert!(!said.contains("stopped"), "{said}");
+    }
 
     #[test]
     fn paths_can_be_pasted_into_a_shell() {
