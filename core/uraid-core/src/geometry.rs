@@ -22,8 +22,8 @@ pub const MAX_MEMBERS: u16 = 255;
 /// Why a geometry is impossible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum GeometryError {
-    /// Fewer members than the level needs, or more than [`MAX_MEMBERS`].
-    #[error("{level:?} cannot have {members} members (it takes {least} to 255)")]
+    /// Fewer members than the level needs here, or more than [`MAX_MEMBERS`]. md starts RAID 4 and 5 with two.
+    #[error("{level} of {members} members is not supported, of {least} to 255 it is")]
     Members {
         /// The level.
         level: Level,

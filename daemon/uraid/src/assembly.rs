@@ -9,8 +9,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use md_format::{AssembleError, AssembleOptions, Assembly, DevRole, Found, Superblock, Uuid, assemble};
+use md_format::{
+    AssembleError, AssembleOptions, Assembly, DevRole, Found, SECTOR, Superblock, Uuid, assemble,
+};
 use uraid_config::Config;
+use uraid_core::{Geometry, GeometryError};
 
 use crate::claims;
 use crate::device::{Access, Device, DeviceError, identity_of};
@@ -121,6 +124,14 @@ pub(crate) fn open_or_go_on(
         }
     }
     Ok(Volume { assembly, devices })
+}
+
+/// Why an array is not served although its members make one: md takes shapes that are not supported here.
+pub(crate) fn unsupported_shape(superblock: &Superblock) -> Option<GeometryError> {
+    let bytes = |sectors: u64| sectors.saturating_mul(SECTOR);
+    let (level, layout, roles) = (superblock.level(), superblock.layout(), superblock.raid_disks());
+    let (chunk, size) = (bytes(superblock.chunk_sectors().into()), bytes(superblock.size_sectors()));
+    Geometry::new(level, layout, roles, chunk, size).err()
 }
 
 type Claims = (Vec<Option<Device>>, Vec<Found>);

@@ -8,6 +8,7 @@ use uraid_config::{ArrayUuid, Config, VolumeName};
 use super::devices::Candidate;
 use super::mdadm_conf::{ArrayLine, MdadmConf};
 use super::{Findings, text};
+use crate::assembly::unsupported_shape;
 use crate::device::identity_of;
 use crate::failure::Failure;
 use crate::udev::configuration_with;
@@ -44,8 +45,8 @@ pub(super) enum Verdict {
     InUse(String),
     /// mdadm.conf says, at this place, that it is to be left alone.
     Ignored(String),
-    /// No.
-    Refused(AssembleError),
+    /// No; in words, which may be several lines.
+    Refused(String),
 }
 
 impl Array {
@@ -84,13 +85,10 @@ impl Array {
             Verdict::Ignored(place) => format!(
                 "it is left alone, as {place} says (`<ignore>`); name it and its members to take it all the same"
             ),
-            Verdict::Refused(error) => {
-                let text = error.to_string();
-                format!(
-                    "it cannot be started: {}",
-                    text.lines().next().unwrap_or_default().trim_end_matches(':')
-                )
-            }
+            Verdict::Refused(why) => format!(
+                "it cannot be started: {}",
+                why.lines().next().unwrap_or_default().trim_end_matches(':')
+            ),
         }
     }
 
@@ -215,8 +213,11 @@ fn judge(
     });
     let verdict = match (held, verdict(&candidates, wanted)) {
         (Some(by), _) => Verdict::InUse(by),
-        (None, Ok(assembly)) => Verdict::Startable(Box::new(assembly)),
-        (None, Err(error)) => Verdict::Refused(error),
+        (None, Ok(assembly)) => match unsupported_shape(&assembly.superblock) {
+            None => Verdict::Startable(Box::new(assembly)),
+            Some(shape) => Verdict::Refused(format!("{shape}; use Linux md for this array")),
+        },
+        (None, Err(error)) => Verdict::Refused(error.to_string()),
     };
     let names: Vec<&Path> = candidates.iter().flat_map(|one| [one.path.as_path(), &one.stable]).collect();
     let configuration = configuration_with(directory, &names, Some(ArrayUuid(uuid.0)));

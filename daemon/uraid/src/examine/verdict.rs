@@ -5,6 +5,7 @@ use md_format::{AssembleError, AssembleOptions, Assembly, Found, Superblock, Uui
 use serde::Serialize;
 
 use super::Examined;
+use crate::assembly::unsupported_shape;
 use crate::human::shell_word;
 
 /// The verdict over one array.
@@ -54,17 +55,23 @@ fn verdict(uuid: Uuid, examined: &[&Examined<'_>]) -> Option<ArrayVerdict> {
     let what = format!("{:?} ({} of {} members)", first.short_name(), first.level(), first.raid_disks());
     let in_use = own().find_map(|one| Some(format!("{} is {}", one.found.label, one.held.as_ref()?)));
     let judged = assemble(&found, AssembleOptions { force: false, array: Some(uuid) });
-    let startable = judged.is_ok() && in_use.is_none();
+    let shape = judged.as_ref().ok().and_then(|assembly| unsupported_shape(&assembly.superblock));
+    let startable = judged.is_ok() && shape.is_none() && in_use.is_none();
     let degraded = judged.as_ref().ok().filter(|_| startable).map(|assembly| assembly.degraded);
-    let (verdict, problems, next) = match (&judged, &in_use) {
+    let (verdict, problems, next) = match (&judged, &in_use, shape) {
         // What its superblocks say changes while it runs, so nothing is made of it.
-        (_, Some(by)) => (
+        (_, Some(by), _) => (
             format!("The array {what} is in use and cannot be started a second time."),
             vec![by.clone()],
             "leave it to whoever has it, or let go of it first, as is said above".to_owned(),
         ),
-        (Ok(assembly), None) => started(&what, assembly, &members),
-        (Err(error), None) => refused(&what, first, error, &members),
+        (Ok(_), None, Some(shape)) => (
+            format!("The array {what} cannot be started: {shape}."),
+            vec![shape.to_string()],
+            "use Linux md for this array".to_owned(),
+        ),
+        (Ok(assembly), None, None) => started(&what, assembly, &members),
+        (Err(error), None, _) => refused(&what, first, error, &members),
     };
     let (array_uuid, array_name) = (uuid.to_string(), first.name());
     Some(ArrayVerdict {
@@ -160,10 +167,11 @@ pub(super) fn text(verdict: &ArrayVerdict) -> String {
 mod tests {
     use super::*;
 
+    use std::path::Path;
+
     use md_format::{Areas, CreateParams, IntentBitmap, Layout, Level, Minor, plan_create};
 
-    #[test]
-    fn what_parity_lacks_is_said_as_it_is() {
+    fn three() -> Vec<Superblock> {
         let params = CreateParams {
             level: Level::Raid5,
             layout: Layout::default_for(Level::Raid5),
@@ -179,17 +187,47 @@ mod tests {
             bitmap: IntentBitmap::None,
             ppl: false,
         };
-        let mut members = plan_create(&params).unwrap();
-        members.pop();
-        let found = |superblock: Superblock| Found {
-            label: "m".to_owned(),
-            device_sectors: 65_536,
-            superblock: Ok(superblock),
-            identity: None,
-            areas: Areas::default(),
+        plan_create(&params).unwrap()
+    }
+
+    fn verdict_over(members: Vec<Superblock>) -> ArrayVerdict {
+        let examined = |superblock: Superblock| {
+            let (device_sectors, superblock) = (65_536, Ok(superblock));
+            let (identity, areas) = (None, Areas::default());
+            let found = Found { label: "m".to_owned(), device_sectors, superblock, identity, areas };
+            Examined { path: Path::new("m"), device_bytes: None, found, held: None }
         };
-        let found: Vec<Found> = members.into_iter().map(found).collect();
-        let said = &verdicts(&found)[0].verdict;
+        let examined: Vec<Examined<'_>> = members.into_iter().map(examined).collect();
+        verdicts(&examined).remove(0)
+    }
+
+    #[test]
+    fn an_array_of_two_is_not_said_to_start() {
+        let two = three().into_iter().take(2).map(|member| {
+            let mut bytes = member.encode();
+            bytes[92] = 2;
+            bytes[208..216].fill(0xff);
+            // The role of the third is that of a spare.
+            bytes[256 + 4..256 + 6].fill(0xff);
+            let words = bytes.chunks(4).enumerate().filter(|(at, _)| *at != 54);
+            let sum: u64 = words.map(|(_, w)| u64::from(u32::from_le_bytes(w.try_into().unwrap()))).sum();
+            bytes[216..220].copy_from_slice(&((sum & 0xffff_ffff) + (sum >> 32)).to_le_bytes()[..4]);
+            Superblock::parse(&bytes, member.location(), 65_536).unwrap()
+        });
+        let verdict = verdict_over(two.collect());
+        assert!(!verdict.startable && verdict.degraded.is_none(), "{verdict:?}");
+        assert!(
+            verdict.verdict.contains("cannot be started: raid5 of 2 members is not supported"),
+            "{verdict:?}"
+        );
+        assert_eq!(verdict.next, "use Linux md for this array");
+    }
+
+    #[test]
+    fn what_parity_lacks_is_said_as_it_is() {
+        let mut members = three();
+        members.pop();
+        let said = verdict_over(members).verdict;
         assert!(said.contains("its parity was not made yet, and a member is missing"), "{said}");
         assert!(!said.contains("stopped"), "{said}");
     }
