@@ -209,7 +209,8 @@ Examples:
   systemctl enable --now uraid@tank
 
 Lines of mdadm.conf are understood as mdadm understands them: an array is named by its ARRAY line, and one that
-`ARRAY <ignore>` keeps mdadm from is left alone unless it is named with its members.";
+`ARRAY <ignore>` keeps mdadm from is left alone unless it is named with its members. AUTO and POLICY lines, which say
+what mdadm starts by itself, are not asked.";
 
 /// `uraid serve`
 #[derive(Args, Debug)]
