@@ -170,7 +170,9 @@ fn check_bitmaps(world: &World, assembly: &md_format::Assembly) {
     if assembly.bitmap.is_none() {
         return;
     }
-    for member in &assembly.members {
+    // Spares have none that counts.
+    let in_sync = |m: &&md_format::Member| m.state == md_format::MemberState::InSync;
+    for member in assembly.members.iter().filter(in_sync) {
         let areas = member.superblock.areas();
         let area = areas.iter().find(|area| area.kind == md_format::AreaKind::Bitmap).expect("a bitmap");
         let bytes = world.disks[member.found].read(area.sector * 512, 4096);
@@ -326,7 +328,7 @@ fn run(shape: Shape, seed: u64) -> u32 {
             }
             32 if away(&life.world) < usize::from(shape.level.parity()) => {
                 let victim = rng.below(life.world.disks.len() as u64) as usize;
-                let victim = sick.filter(|_| away(&life.world) == 0).unwrap_or(victim);
+                let victim = sick.unwrap_or(victim);
                 if !life.world.array.status().resync_due {
                     life.world.disks[victim].dead = true;
                 }

@@ -252,3 +252,133 @@ fn the_copy_of_a_member_that_is_being_filled_is_brought_up_to_date() {
     world.disks[new].write(8192, &[0; 512]);
     assert!(differs(&world.disks));
 }
+
+/// Both halves of a RAID 6 ran without the other. Whichever is believed when all are there, nobody of the other half
+/// comes back by the bitmap: what it wrote meanwhile is under no bit.
+#[test]
+fn halves_that_ran_apart_are_not_put_together() {
+    let mut refused = 0;
+    for seed in 0..40 {
+        let mut rng = Rng(seed);
+        let mut world = at_rest(shape(Level::Raid6, 4, Some(8192)), seed);
+        let whole = world.model.len();
+        write(&mut world, 0, whole, 1);
+        rest(&mut world);
+        if rng.chance(50) {
+            world.tell(Event::Stop);
+            while world.answer_one() {}
+        }
+        let mut disks = world.disks;
+        let mut models = Vec::new();
+        for (half, value) in [([0, 1], 2), ([2, 3], 3)] {
+            let mine: Vec<Disk> = half.iter().map(|&at: &usize| disks[at].clone()).collect();
+            let mut side = start(mine, seed);
+            side.model = vec![1; whole];
+            side.fuzzy.clear();
+            for _ in 0..1 + rng.below(3) {
+                let at = rng.below(whole as u64 / 4096) * 4096;
+                write(&mut side, at, 4096, value);
+                if rng.chance(60) {
+                    rest(&mut side);
+                }
+            }
+            side.tell(Event::Stop);
+            while side.answer_one() {}
+            half.iter().zip(side.disks).for_each(|(&at, disk)| disks[at] = disk);
+            models.push(side.model);
+        }
+        let assembly = match world::assemble(&disks, false) {
+            Ok(assembly) => assembly,
+            Err(error) => {
+                assert!(
+                    matches!(error, md_format::AssembleError::SeparateWays { .. }),
+                    "seed {seed}: {error}"
+                );
+                refused += 1;
+                continue;
+            }
+        };
+        let taken: Vec<usize> = assembly.members.iter().map(|m| m.found).collect();
+        assert!(taken == [0, 1] || taken == [2, 3], "seed {seed}: {taken:?}");
+        let mut next = World::over(disks, &assembly, 6, rng, seed);
+        next.model = models.swap_remove(taken[0] / 2);
+        next.quiesce();
+        next.check_content();
+        for other in (0..4).filter(|at| !taken.contains(at)) {
+            next.disks[other].dead = true;
+            next.bring_back(other);
+        }
+        next.quiesce();
+        assert_eq!(next.array.status().missing, 0);
+        next.check_parity();
+        next.check_content();
+    }
+    assert!(refused > 0, "no two sides were as new as each other");
+}
+
+/// The power fails while a member is away, the array is started by force without it, and then it comes back, with
+/// what it has or after it died once more: what is read from then on is what was read before, and parity matches.
+#[test]
+fn a_member_comes_back_to_an_array_that_was_forced() {
+    let mut returned = 0;
+    for seed in 0..80 {
+        let mut rng = Rng(seed);
+        let level = if seed % 2 == 0 { Level::Raid5 } else { Level::Raid6 };
+        let members = 4 + level.parity();
+        let mut world = at_rest(shape(level, members, Some(8192)), seed);
+        let whole = world.model.len();
+        write(&mut world, 0, whole, 1);
+        rest(&mut world);
+        let away = rng.below(u64::from(members)) as usize;
+        let noticed = rng.chance(60);
+        if noticed {
+            fail(&mut world, away);
+        }
+        for _ in 0..1 + rng.below(4) {
+            let at = rng.below(whole as u64 / 4096 - 4) * 4096;
+            world.ask(RequestKind::Write { fua: rng.chance(30) }, at, vec![rng.next() as u8; 8192]);
+            if rng.chance(40) {
+                world.quiesce();
+            }
+        }
+        world.tell(Event::Idle);
+        for _ in 0..rng.below(60) {
+            world.answer_one();
+        }
+        let mut disks = cut(&world, &mut rng);
+        let kept = disks[away].clone();
+        disks[away].view[4096..4608].fill(0);
+        let assembly = world::assemble(&disks, true).expect("by force");
+        disks[away] = kept;
+        disks[away].dead = true;
+        let mut next = World::over(disks, &assembly, 6, Rng(seed), seed);
+        let sectors = next.model.len() as u64 / 512;
+        next.fuzzy = (0..sectors).collect();
+        next.quiesce();
+        next.model = read(&mut next, 0, whole);
+        next.fuzzy.clear();
+        for round in 0..2 {
+            let at = rng.below(whole as u64 / 4096) * 4096;
+            write(&mut next, at, 4096, 200 + round);
+            rest(&mut next);
+            let back = next.bring_back(if round == 0 { away } else { next.disks.len() - 1 });
+            for _ in 0..rng.below(60) {
+                next.answer_one();
+            }
+            returned += u32::from(next.array.status().members.iter().any(|m| m.returning));
+            if round == 0 && rng.chance(50) {
+                fail(&mut next, usize::from(back.0));
+                continue;
+            }
+            next.quiesce();
+            break;
+        }
+        next.quiesce();
+        assert_eq!(next.array.status().missing, 0, "seed {seed}");
+        next.check_content();
+        next.check_parity();
+        rest(&mut next);
+        next.check_content();
+    }
+    assert!(returned > 10, "only {returned} came back by the bitmap");
+}
