@@ -8,6 +8,7 @@
 
 mod world;
 
+use md_format::{Layout, Level};
 use std::collections::{BTreeMap, BTreeSet};
 use uraid_core::*;
 use world::{Pending, Rng, Shape, World, every_layout};
@@ -369,6 +370,35 @@ fn run(shape: Shape, seed: u64) -> u32 {
     images
 }
 
+const FIRST_SEED: u64 = 0xc4a5_4000;
+
+/// One array of a random shape; returns how many images were cut of it.
+fn run_case(layouts: &[(Level, Layout)], case: u64) -> u32 {
+    let seed = FIRST_SEED + case;
+    let mut rng = Rng(seed);
+    let (level, layout) = layouts[(case % layouts.len() as u64) as usize];
+    let least = if level.parity() == 2 { 4 } else { 3 };
+    let shape = Shape {
+        level,
+        layout,
+        members: least + rng.below(3) as u16,
+        chunk: rng.pick(&[4096, 8192, 16384]),
+        rows: 2 + rng.below(3),
+        slots: 6,
+        clean: rng.chance(60),
+        bitmap: rng.pick(&[None, None, Some(4096), Some(8192), Some(65536)]),
+    };
+    eprintln!("seed {seed}: {shape:?}");
+    run(shape, seed)
+}
+
+#[test]
+fn a_member_without_the_bits_is_recorded_as_failed_before_what_they_cover_is_written() {
+    // Once a member failed while bits were being set, and power failed before the superblocks said so: it was back
+    // with as many events as the others, and a kernel that reads its copy alone would have resynced too little.
+    run_case(&every_layout(), 168);
+}
+
 #[test]
 fn power_cuts_lose_nothing_that_was_flushed() {
     let rounds: u64 = std::env::var("URAID_CRASH_ROUNDS").ok().and_then(|v| v.parse().ok()).unwrap_or(1);
@@ -376,25 +406,9 @@ fn power_cuts_lose_nothing_that_was_flushed() {
     let layouts = every_layout();
     let mut images = 0;
     for case in 0..120 * rounds {
-        let seed = 0xc4a5_4000 + case;
-        if only.is_some_and(|s| s != seed) {
-            continue;
+        if only.is_none_or(|seed| seed == FIRST_SEED + case) {
+            images += run_case(&layouts, case);
         }
-        let mut rng = Rng(seed);
-        let (level, layout) = layouts[(case % layouts.len() as u64) as usize];
-        let least = if level.parity() == 2 { 4 } else { 3 };
-        let shape = Shape {
-            level,
-            layout,
-            members: least + rng.below(3) as u16,
-            chunk: rng.pick(&[4096, 8192, 16384]),
-            rows: 2 + rng.below(3),
-            slots: 6,
-            clean: rng.chance(60),
-            bitmap: rng.pick(&[None, None, Some(4096), Some(8192), Some(65536)]),
-        };
-        eprintln!("seed {seed}: {shape:?}");
-        images += run(shape, seed);
     }
     eprintln!("{images} images");
     assert!(only.is_some() || images > 1000, "only {images} images were cut");

@@ -2,7 +2,7 @@
 //!
 //! | before | must be on every member that counts |
 //! |---|---|
-//! | the first data or parity of a region is written | its bit, durable |
+//! | the first data or parity of a region is written | its bit, durable; and superblocks that name whoever failed and may lack it |
 //! | a superblock says so many events | a bitmap that says as many (the kernel distrusts an older one) |
 //! | the first bit is cleared | `events_cleared` is the count of events now, so that a member that was away since is not believed |
 //! | a bit is cleared | everything written in its region, by a flush of every member, and nobody is missing |
@@ -212,15 +212,17 @@ impl Intent {
 }
 
 impl Array {
-    /// Whether a stripe may be written as far as the bitmap goes: the bits of its regions are on all members.
-    /// Where they are not they are set, and blocked stripes are told when they are there.
+    /// Whether a stripe may be written as far as the bitmap goes: the bits of its regions are on all members, and
+    /// whoever failed and may lack them is recorded as failed. After a crash it would be a member like the others
+    /// otherwise, and a kernel believes the copy of the first one. Bits that are not there are set, and blocked stripes
+    /// are told when they are there.
     pub(super) fn intent_allows(&mut self, stripe: u64) -> bool {
-        let now = self.now;
+        let (now, recorded) = (self.now, self.meta.failure_recorded());
         let Some(intent) = &mut self.intent else { return true };
         let regions = intent.regions(stripe);
         regions.clone().for_each(|region| intent.set_bit(region, now));
         intent.due |= !intent.unsaved.is_empty();
-        regions.clone().all(|region| intent.is_saved(region))
+        recorded && regions.clone().all(|region| intent.is_saved(region))
     }
 
     /// Parity of a stripe is about to be corrected: a member that misses that will be told when it is back. Nothing
