@@ -177,6 +177,9 @@ fn a_member_that_was_away_gets_what_it_missed_and_no_more() {
     let mut rebuilt = std::collections::BTreeSet::new();
     world.tell(Event::Idle);
     loop {
+        // Whoever asks is told so at any time, also before the role is given to it.
+        let report = world.array.status().members.into_iter().find(|m| m.member == back).expect("it is here");
+        assert!(report.returning || report.standing == MemberStanding::InSync, "{report:?}");
         for pending in &world.pending {
             if let world::Pending::Write { member, offset, .. } = pending
                 && *member == back

@@ -5,7 +5,7 @@
 //! enough if none was cleared at a higher count of events than it has (docs/on-disk-format.md, "Write-intent bitmap").
 
 use super::Array;
-use super::members::State;
+use super::members::{Member, State};
 use crate::{MemberId, NewMember, Role};
 use md_format::{DevRole, Features, Superblock};
 
@@ -47,6 +47,12 @@ impl Array {
         }
     }
 
+    /// Whether a spare gets back the role that it had. It waits for that until superblocks say that it is here.
+    pub(super) fn will_return(&self, spare: &Member) -> bool {
+        let free = |role: Role| self.roles.get(usize::from(role.0)).is_some_and(Option::is_none);
+        spare.state == State::Spare && spare.returning.is_some_and(free)
+    }
+
     /// Whether a device knows everybody who is here now. If it calls one of us failed, or knows another in the
     /// same place, it may have been written without us.
     fn knows_us(&self, old: &Superblock) -> bool {
@@ -59,8 +65,7 @@ impl Array {
     pub(super) fn spare_for_role(&self, role: Role) -> Option<MemberId> {
         let spares = || self.members.values().filter(|m| m.state == State::Spare);
         let had_it = spares().find(|m| m.returning == Some(role));
-        let had_a_free_one = |had: Role| self.roles.get(usize::from(had.0)).is_some_and(Option::is_none);
-        had_it.or_else(|| spares().find(|m| !m.returning.is_some_and(had_a_free_one))).map(|m| m.id)
+        had_it.or_else(|| spares().find(|m| !self.will_return(m))).map(|m| m.id)
     }
 }
 

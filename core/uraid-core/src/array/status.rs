@@ -46,7 +46,7 @@ pub struct MemberReport {
     pub errors: u64,
     /// Stripes that are rebuilt.
     pub rebuilt_stripes: u64,
-    /// It was away, and only what it missed is rebuilt.
+    /// It was away, and only what it missed is rebuilt, or will be once its role is given to it.
     pub returning: bool,
     /// Bytes of its data that its bad-block log tells of.
     pub bad_bytes: u64,
@@ -130,7 +130,7 @@ impl Array {
                     events: m.superblock.events(),
                     errors: m.errors,
                     rebuilt_stripes: m.rebuilt,
-                    returning: m.missed.is_some(),
+                    returning: m.missed.is_some() || self.will_return(m),
                     bad_bytes: self.bad_bytes(m),
                 })
                 .collect(),
