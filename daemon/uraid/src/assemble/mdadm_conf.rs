@@ -138,13 +138,12 @@ impl MdadmConf {
 impl ArrayLine {
     /// Whether everything that the line says of an array is so, and it says enough to tell it from others.
     pub(super) fn fits(&self, array: &Superblock, paths: &[&Path], host: &str) -> bool {
-        let identified = self.uuid.is_some() || self.name.is_some() || !self.devices.is_empty();
         let full = array.name();
         let short = full.strip_prefix(host).and_then(|rest| rest.strip_prefix(':'));
         let named = |name: &String| *name == full || short == Some(name.as_str());
         let among =
             |path: &&Path| self.devices.iter().any(|one| patterns::fits(one, &path.to_string_lossy()));
-        identified
+        self.tells_which()
             && !self.foreign
             && self.uuid.is_none_or(|uuid| uuid == array.set_uuid())
             && self.name.as_ref().is_none_or(named)
