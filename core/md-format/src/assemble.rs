@@ -223,14 +223,17 @@ impl<'a> Sorter<'a> {
     }
 }
 
-/// What the bad-block log of a device says, if its superblock says that it counts.
-fn bad_blocks(found: &Found, superblock: &Superblock) -> Result<BadBlocks, String> {
+/// What the bad-block log of a device says and its bytes, if its superblock says that it counts.
+fn bad_blocks(found: &Found, superblock: &Superblock) -> Result<(BadBlocks, Vec<u8>), String> {
     let log = superblock.bad_block_log().filter(|_| superblock.features().contains(Features::BAD_BLOCKS));
     match (log, &found.areas.bad_blocks) {
-        (None, _) => Ok(BadBlocks::default()),
+        (None, _) => Ok((BadBlocks::default(), Vec::new())),
         (Some(_), None) => Err("it was not read".to_owned()),
         (Some(_), Some(Err(why))) => Err(format!("it cannot be read: {why}")),
-        (Some(log), Some(Ok(bytes))) => BadBlocks::parse(log, bytes).map_err(|error| error.to_string()),
+        (Some(log), Some(Ok(bytes))) => {
+            let bad = BadBlocks::parse(log, bytes).map_err(|error| error.to_string())?;
+            Ok((bad, bytes.iter().take(log.bytes()).copied().collect()))
+        }
     }
 }
 
@@ -417,13 +420,15 @@ fn members(found: &[Found], taken: &[Candidate<'_>], array: &Superblock) -> Vec<
                 }
             };
             // A member whose log cannot be used was not taken.
-            let bad_blocks = found.get(one.index).and_then(|found| bad_blocks(found, one.superblock).ok());
+            let log = found.get(one.index).and_then(|found| bad_blocks(found, one.superblock).ok());
+            let (bad_blocks, bad_block_log) = log.unwrap_or_default();
             Member {
                 found: one.index,
                 dev_number: superblock.dev_number(),
                 role,
                 state,
-                bad_blocks: bad_blocks.unwrap_or_default(),
+                bad_blocks,
+                bad_block_log,
                 superblock,
             }
         })

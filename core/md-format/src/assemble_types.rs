@@ -78,6 +78,8 @@ pub struct Member {
     pub state: MemberState,
     /// The sectors that hold nothing that counts, from the start of the device; those outside of the data, too.
     pub bad_blocks: BadBlocks,
+    /// The bytes of the log that says so; none if its superblock does not announce one.
+    pub bad_block_log: Vec<u8>,
     /// Its superblock, brought up to the newest one ([`Superblock::catch_up`]): the image from which its
     /// next update is made.
     pub superblock: Superblock,

@@ -6,7 +6,11 @@
 //! log ends with its last sector or at the first entry of all ones. Only the feature bit says whether it counts.
 //! It is a set: order, overlaps and neighbours mean nothing. md merges neighbours and makes no entry longer than
 //! 512 units, and so does [`BadBlocks::encode`].
+//!
+//! A log is not written at once: a power cut leaves any of its sectors old and any new, so an entry that moves from
+//! one sector to another may be in neither. [`BadBlocks::encode_over`] moves none before it is where it goes.
 
+use crate::bad_block_slots::Slots;
 use crate::superblock::BadBlockLog;
 use crate::wire::SECTOR;
 use std::collections::BTreeMap;
@@ -20,10 +24,15 @@ const MAX_ENTRIES: usize = 512;
 const MAX_UNITS: u64 = 512;
 
 /// What the end of the log looks like.
-const END: u64 = u64::MAX;
+pub(crate) const END: u64 = u64::MAX;
 
 /// Bytes of an entry.
-const ENTRY: usize = 8;
+pub(crate) const ENTRY: usize = 8;
+
+/// An entry, of no more than [`MAX_UNITS`] units.
+pub(crate) fn entry_bytes(units: &Range<u64>) -> [u8; ENTRY] {
+    (units.start << 10 | (units.end - units.start)).to_le_bytes()
+}
 
 /// Why bytes are not a bad-block log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -116,11 +125,47 @@ impl BadBlocks {
             return Err(BadBlocksFull { entries, room });
         }
         let mut bytes = Vec::with_capacity(log.bytes());
-        for units in self.units(log.shift) {
-            bytes.extend((units.start << 10 | (units.end - units.start)).to_le_bytes());
-        }
+        self.units(log.shift).for_each(|units| bytes.extend(entry_bytes(&units)));
         bytes.resize(log.bytes(), 0xff);
         Ok(bytes)
+    }
+
+    /// The log of this set, written over `old` in steps: images of all of it, to be written one after the other, each
+    /// durable before the next. However the steps are cut off, and whichever sectors of one are still old then, the log
+    /// lists all that both the old and the new one list, and nothing that neither does. Usually it is one step, and
+    /// none if nothing changes. A log of one sector is as [`Self::encode`] makes it, a longer one neither sorted nor
+    /// short: entries stay where they are, and what would be a gap lists something once more.
+    ///
+    /// In a log that is full, and in which ranges were split, there may be no such order; then it is written at once.
+    /// An `old` of another length is one of which nothing is needed.
+    ///
+    /// # Errors
+    /// As of [`Self::encode`].
+    pub fn encode_over(&self, log: BadBlockLog, old: &[u8]) -> Result<Vec<Vec<u8>>, BadBlocksFull> {
+        let new = self.encode(log)?;
+        let sectors = || old.chunks(SECTOR as usize).zip(new.chunks(SECTOR as usize));
+        let differ = sectors().filter(|(old, new)| old != new).count();
+        if old.len() != new.len() || differ <= 1 {
+            return Ok(if old == new { Vec::new() } else { vec![new] });
+        }
+        let entries: Vec<Range<u64>> = self.units(log.shift).collect();
+        let mut slots = Slots::read(log, old, &entries);
+        // What a crash left behind the end must not show when the end moves.
+        let mut steps = vec![slots.bytes()];
+        if entries.len() * ENTRY <= SECTOR as usize {
+            let mut all_in_the_first = slots.bytes();
+            all_in_the_first.splice(..SECTOR as usize, new.iter().take(SECTOR as usize).copied());
+            steps.extend([all_in_the_first, new]);
+        } else {
+            while let Some(step) = slots.next_step() {
+                steps.push(step.unwrap_or_else(|| new.clone()));
+            }
+        }
+        steps.dedup();
+        if steps.first().is_some_and(|first| first == old) {
+            steps.remove(0);
+        }
+        Ok(steps)
     }
 
     /// Entries of a log that holds this set.

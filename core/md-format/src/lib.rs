@@ -51,6 +51,7 @@ mod assemble;
 mod assemble_bitmap;
 mod assemble_ppl;
 mod assemble_types;
+mod bad_block_slots;
 mod bad_blocks;
 mod bitmap;
 mod check;

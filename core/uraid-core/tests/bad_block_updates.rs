@@ -247,3 +247,93 @@ fn a_member_with_bad_blocks_does_not_come_back_by_the_bitmap() {
     old.set_bad_blocks(true);
     assert!(!world.array.would_return(&new(&old)));
 }
+
+/// What the log lists if of each of its sectors the old or the new one is there.
+fn torn(world: &mut World, disk: usize, new: &[u8]) -> BadBlocks {
+    let (area, log) = superblock(&world.disks[disk]).expect("sound").bad_block_area().expect("has a log");
+    let mut bytes = world.disks[disk].read(area.sector * 512, log.bytes()).to_vec();
+    for (to, from) in bytes.chunks_mut(512).zip(new.chunks(512)) {
+        if world.rng.chance(50) {
+            to.copy_from_slice(from);
+        }
+    }
+    BadBlocks::parse(log, &bytes).expect("sound")
+}
+
+/// Answers all that is asked for. Whenever the log is written, all that it says and that was not written since has to
+/// survive a power cut in the middle of it. How many writes of the log changed more than one sector of it.
+fn log_survives_cuts(world: &mut World, disk: usize) -> u32 {
+    // A disk that was just added has no superblock yet; its log is where those of the others are.
+    let (area, _) = superblock(&world.disks[1]).expect("sound").bad_block_area().expect("has a log");
+    let place = area.sector * 512;
+    let mut written = std::collections::BTreeSet::new();
+    let mut wide = 0;
+    world.tell(Event::Idle);
+    loop {
+        let mut logs = Vec::new();
+        for pending in &world.pending {
+            match pending {
+                Pending::Write { member, offset, bytes, .. } if usize::from(member.0) == disk => {
+                    written.extend(world::blocks(*offset, bytes.len() as u64));
+                }
+                Pending::Meta { member, offset, bytes, .. }
+                    if (usize::from(member.0), *offset) == (disk, place) =>
+                {
+                    logs.push(bytes.clone());
+                }
+                _ => {}
+            }
+        }
+        for new in logs {
+            let mut needed = log(world, disk);
+            written.iter().for_each(|block| needed.remove(block * 8, 8));
+            let old = world.disks[disk].read(place, new.len());
+            wide +=
+                u32::from(old.chunks(512).zip(new.chunks(512)).filter(|(old, new)| old != new).count() > 1);
+            for _ in 0..4 {
+                let mut lost = needed.clone();
+                lost.remove_all(&torn(world, disk, &new));
+                assert!(lost.is_empty(), "a cut takes {lost:?}");
+            }
+        }
+        if !world.answer_one() {
+            return wide;
+        }
+    }
+}
+
+/// A rebuild fills several sectors of a log, and writes take entries out of the middle of it, before and after a restart.
+#[test]
+fn a_cut_takes_nothing_out_of_a_log_of_several_sectors() {
+    let level = Level::Raid5;
+    let layout = Layout::default_for(level);
+    let shape =
+        Shape { level, layout, members: 4, chunk: CHUNK, rows: 100, slots: 8, clean: true, bitmap: None };
+    let mut world = World::new(shape, 7);
+    let whole = world.model.len();
+    world.ask(RequestKind::Write { fua: false }, 0, vec![1; whole]);
+    world.quiesce();
+    world.tell(Event::FailMember(MemberId(3)));
+    world.quiesce();
+    let first = world.disks[0].data_start() / 4096;
+    world.disks[0].bad = (first..first + 400).step_by(2).collect();
+    let new = usize::from(world.add_disk().0);
+    log_survives_cuts(&mut world, new);
+    assert_eq!(log(&world, new).sectors(), 200 * 8);
+    world.disks[0].bad.clear();
+    let mut wide = 0;
+    for round in 0..3 {
+        let assembly = world::assemble(&world.disks, true).expect("assembles");
+        let mut next = World::over(world.disks.clone(), &assembly, 8, world::Rng(round.into()), 7);
+        next.model.clone_from(&world.model);
+        world = next;
+        for _ in 0..20 {
+            let at = world.rng.below(whole as u64 / 4096 - 8) * 4096;
+            let blocks = 1 + world.rng.below(8) as usize;
+            world.ask(RequestKind::Write { fua: false }, at, vec![2 + round; blocks * 4096]);
+            wide += log_survives_cuts(&mut world, new);
+        }
+    }
+    assert!(log(&world, new).sectors() < 160 * 8 && wide > 5, "{wide} of several sectors");
+    world.check_content();
+}

@@ -183,3 +183,91 @@ fn damaged_logs_are_refused_and_nothing_panics() {
         }
     }
 }
+
+/// All that is in both.
+fn in_both(a: &BadBlocks, b: &BadBlocks) -> BadBlocks {
+    let mut both = BadBlocks::default();
+    a.ranges().flat_map(|(start, len)| b.within(start, len)).for_each(|(start, len)| both.insert(start, len));
+    both
+}
+
+fn lists_all_of(all: &BadBlocks, some: &BadBlocks) -> bool {
+    let mut left = some.clone();
+    left.remove_all(all);
+    left.is_empty()
+}
+
+/// A small number more often than a large one, below `2^bits`.
+fn up_to(random: &mut Random, bits: usize) -> u64 {
+    let bits = random.below(bits);
+    random.below(1 << bits) as u64
+}
+
+/// The power fails in the middle of a step, and any of its sectors is old or new. The next log is written over that.
+#[test]
+fn a_log_written_over_another_says_all_that_both_say_wherever_it_is_cut_off() {
+    let (mut most, mut moves) = (0, 0);
+    for seed in 0..150 {
+        let mut random = Random(0x7ea4_0106 + seed);
+        let (sectors, shift) = (if random.below(2) == 0 { 8 } else { 2 }, random.below(3) as u8);
+        let log = BadBlockLog { sectors, shift, ..LOG };
+        let room = log.room();
+        let some = |random: &mut Random, count: usize| -> Vec<(u64, u64)> {
+            (0..count).map(|_| (random.below(1 << 18) as u64, 1 + up_to(random, 10))).collect()
+        };
+        let mut bad = BadBlocks::default();
+        let first = random.below(room - 8);
+        some(&mut random, first).into_iter().for_each(|(start, len)| bad.insert(start, len));
+        let mut bytes = bad.encode(log).expect("room");
+        for _ in 0..8 {
+            let before = BadBlocks::parse(log, &bytes).expect("sound");
+            let mut next = before.clone();
+            let (more, less) = (random.below(room / 4), random.below(20));
+            some(&mut random, more).into_iter().for_each(|(start, len)| next.insert(start, len));
+            for _ in 0..less {
+                next.remove(random.below(1 << 18) as u64, up_to(&mut random, 17));
+            }
+            if next.entries(log.shift) > log.room() {
+                next.remove(0, 1 << 17);
+            }
+            let Ok(last) = next.encode(log) else { continue };
+            let after = BadBlocks::parse(log, &last).expect("sound");
+            let (both, mut either) = (in_both(&before, &after), before.clone());
+            either.insert_all(&after);
+            let steps = next.encode_over(log, &bytes).expect("it was encoded");
+            let ends = steps.last().unwrap_or(&bytes);
+            assert_eq!(BadBlocks::parse(log, ends).expect("sound"), after, "seed {seed}");
+            assert!(next.entries(log.shift) > 64 || *ends == last, "seed {seed}: not as md writes it");
+            most = most.max(steps.len());
+            moves += usize::from(steps.len() > 1);
+            let cut_off = random.below(steps.len() + 3);
+            for (at, step) in steps.iter().enumerate() {
+                let mut torn = bytes.clone();
+                for round in 0..4 {
+                    torn.clone_from(&bytes);
+                    for (to, from) in torn.chunks_mut(512).zip(step.chunks(512)) {
+                        if random.below(2) == 0 {
+                            to.copy_from_slice(from);
+                        }
+                    }
+                    let says = BadBlocks::parse(log, &torn).expect("sound");
+                    assert!(lists_all_of(&says, &both), "seed {seed}, step {at}, round {round}");
+                    assert!(lists_all_of(&either, &says), "seed {seed}, step {at}, round {round}");
+                }
+                bytes = if at == cut_off { torn } else { step.clone() };
+                if at == cut_off {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(most >= 2 && moves > 200, "at most {most} steps, {moves} times more than one");
+    // Nothing is known of what is there: then nothing of it is needed.
+    let bad = {
+        let mut bad = BadBlocks::default();
+        bad.insert(8, 8);
+        bad
+    };
+    assert_eq!(bad.encode_over(LOG, &[]), Ok(vec![bad.encode(LOG).expect("room")]));
+    assert_eq!(bad.encode_over(LOG, &bad.encode(LOG).expect("room")), Ok(Vec::new()));
+}

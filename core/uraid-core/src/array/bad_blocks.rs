@@ -13,7 +13,9 @@
 //! before, a power cut could bring back what was there. An update that does both begins at once, and whoever wrote
 //! the block is answered after it. What an update says in a log is written before its
 //! superblocks, so that a superblock announces no log that was never written. After a crash between the two the log
-//! says more than the superblock does, or the same; nobody was told that the write was done.
+//! says more than the superblock does, or the same; nobody was told that the write was done. A log in which entries
+//! move from sector to sector is written in steps ([`BadBlocks::encode_over`]): cut off at any of them it says all
+//! that it said and still has to say.
 
 use super::Array;
 use super::meta::MetaBytes;
@@ -21,12 +23,13 @@ use super::pass::Kind;
 use crate::blocks::Blocks;
 use crate::{MemberId, Notice, SlotId, SyncKind};
 use md_format::{BadBlockLog, BadBlocks, Superblock};
+use std::collections::VecDeque;
 
 /// Stores that a member may refuse without taking one in between, until it is failed.
 const IN_A_ROW: u32 = 8;
 
-/// Entries up to which refused writes are recorded: what one sector of the log holds, so that an update changes
-/// one sector only and cannot be torn. A member that refuses more than that is worn out. A rebuild may fill the log.
+/// Entries up to which refused writes are recorded: what one sector of the log holds, so that an update is one
+/// step. A member that refuses more than that is worn out. A rebuild may fill the log.
 const WRITE_ENTRIES: usize = 64;
 
 /// The bad blocks of one member. Sectors count from the start of the device.
@@ -40,14 +43,17 @@ pub(super) struct BadLog {
     kept: BadBlocks,
     /// What the log says, empty if it does not count.
     written: BadBlocks,
+    /// The bytes of the log that say so; none if they are not known and do not count.
+    image: Vec<u8>,
     /// Stores refused since one was taken.
     refused: u32,
 }
 
 impl BadLog {
-    pub(super) fn new(superblock: &Superblock, found: BadBlocks) -> Self {
+    /// What a member's log says, and its bytes.
+    pub(super) fn new(superblock: &Superblock, found: BadBlocks, image: Vec<u8>) -> Self {
         let place = superblock.bad_block_area().map(|(area, log)| (area.sector.saturating_mul(512), log));
-        BadLog { place, known: found.clone(), kept: found.clone(), written: found, refused: 0 }
+        BadLog { place, known: found.clone(), kept: found.clone(), written: found, image, refused: 0 }
     }
 
     /// Takes sectors down as bad; false if there is no room for them.
@@ -77,16 +83,19 @@ impl BadLog {
         self.kept.insert_all(&self.known);
     }
 
-    /// The log to write, if it changed: first byte and bytes. It counts as written.
-    pub(super) fn take_changed(&mut self) -> Option<(u64, Vec<u8>)> {
+    /// The log to write, if it changed: its first byte, and its bytes in steps. It counts as written.
+    pub(super) fn take_changed(&mut self) -> Option<(u64, Vec<Vec<u8>>)> {
         let (offset, log) = self.place?;
         if self.kept == self.written {
             return None;
         }
         // What was read may need more room than it had: then it stays as it is, and says at least as much.
-        let bytes = self.kept.encode(log).ok()?;
+        let steps = self.kept.encode_over(log, &self.image).ok()?;
         self.written = self.kept.clone();
-        Some((offset, bytes))
+        if let Some(last) = steps.last() {
+            self.image.clone_from(last);
+        }
+        Some((offset, steps))
     }
 
     /// Whether the superblock is to say that the log counts.
@@ -286,11 +295,16 @@ impl Array {
         ranges.map(|(_, sectors)| sectors * 512).sum()
     }
 
-    /// The logs that changed.
-    pub(super) fn changed_logs(&mut self) -> Vec<MetaBytes> {
+    /// The logs that changed, in steps of which each is durable before the next.
+    pub(super) fn changed_logs(&mut self) -> VecDeque<Vec<MetaBytes>> {
         let live = |m: &&mut super::members::Member| m.state != super::members::State::Failed;
-        let members = self.members.values_mut().filter(live);
-        members.filter_map(|m| m.bad.take_changed().map(|(offset, bytes)| (m.id, offset, bytes))).collect()
+        let mut waves = VecDeque::new();
+        for member in self.members.values_mut().filter(live) {
+            let Some((offset, steps)) = member.bad.take_changed() else { continue };
+            waves.resize_with(waves.len().max(steps.len()), Vec::new);
+            waves.iter_mut().zip(steps).for_each(|(wave, bytes)| wave.push((member.id, offset, bytes)));
+        }
+        waves
     }
 
     /// A sync pass ended over a stripe of which not all could be done: whether it counts as done all the same.

@@ -100,7 +100,7 @@ impl Member {
             returning: None,
             partial_on_disk: state == State::Rebuilding,
             stuck: false,
-            bad: BadLog::new(&found.superblock, found.bad_blocks.clone()),
+            bad: BadLog::new(&found.superblock, found.bad_blocks.clone(), found.bad_block_log.clone()),
             errors: 0,
         }
     }
@@ -222,7 +222,7 @@ impl Array {
         let Ok((returning, superblock)) = self.spare_for(new) else { return };
         self.meta.set_role(superblock.dev_number(), DevRole::Spare);
         let data_bytes = superblock.data_offset().saturating_mul(512);
-        let bad = BadLog::new(&superblock, BadBlocks::default());
+        let bad = BadLog::new(&superblock, BadBlocks::default(), Vec::new());
         let member = Member {
             id: new.member,
             role: None,

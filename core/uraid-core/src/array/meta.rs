@@ -8,6 +8,7 @@
 //! | a superblock says that a member failed | those of members rebuilt since say so, or they would count as missing, too |
 //! | others give a spare a role | its own says that nothing of it is rebuilt |
 //! | a superblock announces a bad-block log | the log |
+//! | a sector of a bad-block log is written over | what moves from it to another sector of the log, in that one |
 //! | a bad-block log forgets a block that was written | that write, by a flush |
 //! | the first update after a start | every member is brought to the newest event count, without raising it |
 //! | the first write of a degraded array | one update more, so that a member left out is two events behind |
@@ -298,7 +299,7 @@ impl Array {
             self.flush_for_update();
             return;
         }
-        let logs = self.changed_logs();
+        let mut waves = self.changed_logs();
         let meta = &mut self.meta;
         let Some(update) = &mut meta.update else { return };
         update.flushing = false;
@@ -336,7 +337,8 @@ impl Array {
             let writes = if turned { &mut first } else { &mut rest };
             writes.push((member.id, sb.super_offset().saturating_mul(512), sb.encode()));
         }
-        update.waves = [logs, first, rest].into();
+        waves.extend([first, rest]);
+        update.waves = waves;
         let round = self.intent_announce(self.meta.events);
         match (&mut self.meta.update, round) {
             (Some(update), Some(round)) => update.round = Some(round),
