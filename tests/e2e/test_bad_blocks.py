@@ -1,6 +1,8 @@
 """Bad-block logs between uraid and the kernel: what one of them records the other one leaves out and clears."""
 
 import os
+import random
+import struct
 
 from harness import mdlayout, uml
 from harness.array import Array
@@ -41,6 +43,20 @@ echo "after $(cat /sys/block/md0/md/dev-ubdb/bad_blocks | tr '\\n' ';')"
 echo "new $(sha256sum < /dev/md0 | cut -d' ' -f1)"
 mdadm --stop /dev/md0
 """
+# A hundred bad blocks are two sectors of the log.
+MANY = 100
+RECORD_MANY = """
+mdadm --create /dev/md0 --run --level=5 -n 4 -c 64 --bitmap=none --assume-clean {devices}
+dd if=/usr/bin/qemu-io of=/dev/md0 bs=64k count=60 conv=notrunc,fsync
+offset=$(cat /sys/block/md0/md/dev-ubdb/offset)
+i=0
+while [ $i -lt {many} ]; do
+    echo "$((offset + i * 16)) 8" > /sys/block/md0/md/dev-ubdb/bad_blocks
+    i=$((i + 1))
+done
+dd if=/usr/bin/qemu-io of=/dev/md0 bs=64k seek=120 count=1 conv=notrunc,fsync
+mdadm --stop /dev/md0
+"""
 
 
 def devices():
@@ -59,6 +75,16 @@ def blank_members(t):
 def bad_bytes(array, role):
     """What status says of a member's log."""
     return next(m for m in array.status().value["members"] if m["role"] == role)["bad_bytes"]
+
+
+def bad_block_log(file):
+    """Where a member's bad-block log is, in bytes from the start of the device, and its entries."""
+    with open(file, "rb") as f:
+        place, raw = mdlayout.find_superblock(file, f)
+        start = place + struct.unpack_from("<i", raw, 188)[0] * 512
+        f.seek(start)
+        entries = struct.unpack("<512Q", f.read(4096))
+    return start, list(entries[: entries.index((1 << 64) - 1)])
 
 
 def write_row(array, row, byte):
@@ -120,3 +146,31 @@ def test_what_we_record_is_left_out_and_cleared_by_the_kernel(t):
     t.check(bad_bytes(array, 1) == 0, "the kernel has cleared what is still shown")
     t.check(export_sha(t, array.uri) == said["new"], "other bytes than the kernel wrote")
     array.stop()
+
+
+def test_the_kernel_reads_our_log_of_several_sectors(t):
+    need("linux.uml", "mdadm", "nbdcopy")
+    array = blank_members(t)
+    uml.run(t, RECORD_MANY.format(devices=devices(), many=MANY), array.members)
+    file = array.members[1]
+    start = mdlayout.read_superblock(file).data_offset
+    array.serve()
+    t.check(bad_bytes(array, 1) == MANY * 4096, f"status says {bad_bytes(array, 1)} bad bytes")
+    # A chunk row holds eight of them. What follows in the log stays where it is.
+    for row in (1, 4, 5):
+        write_row(array, row, row)
+    t.check(bad_bytes(array, 1) == (MANY - 24) * 4096, f"{bad_bytes(array, 1)} bytes are left")
+    sha = export_sha(t, array.uri)
+    array.stop()
+    left = [start + i * 16 for i in range(MANY) if i // 8 not in (1, 4, 5)]
+    place, used = bad_block_log(file)
+    t.check({entry >> 10 for entry in used} == set(left), f"the log lists {used}")
+    t.check(len(used) > len(left), "nothing is listed twice, and so this shows nothing")
+    # Out of order as well, as after a rebuild that found some of them late.
+    random.Random(6).shuffle(used)
+    with open(file, "r+b") as f:
+        os.pwrite(f.fileno(), struct.pack(f"<{len(used)}Q", *used), place)
+    said = uml.facts(uml.run(t, LOOK.format(devices=devices(), row=ROW), array.members))
+    theirs = [int(line.split()[0]) for line in said["kernel"].strip(";").split(";")]
+    t.check(theirs == left, f"the kernel reads {said['kernel']}")
+    t.check(said["sha"] == sha and said["mismatch_cnt"] == "0", f"the kernel says {said}")
