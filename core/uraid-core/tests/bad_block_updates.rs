@@ -5,7 +5,7 @@
 
 mod world;
 
-use md_format::{BadBlocks, Features, Layout, Level};
+use md_format::{BadBlocks, DevRole, Features, Layout, Level};
 use uraid_core::*;
 use world::{Pending, Shape, World, superblock};
 
@@ -248,6 +248,21 @@ fn a_member_with_bad_blocks_does_not_come_back_by_the_bitmap() {
     assert!(!world.array.would_return(&new(&old)));
 }
 
+/// A RAID 5 of which the blocks of one member that `lost` names cannot be read, and a new disk for another that failed.
+fn being_filled(rows: u64, lost: impl Iterator<Item = u64>) -> (World, usize) {
+    let level = Level::Raid5;
+    let layout = Layout::default_for(level);
+    let shape = Shape { level, layout, members: 4, chunk: CHUNK, rows, slots: 8, clean: true, bitmap: None };
+    let mut world = World::new(shape, 8);
+    world.quiesce();
+    world.tell(Event::FailMember(MemberId(3)));
+    world.quiesce();
+    let first = world.disks[0].data_start() / 4096;
+    world.disks[0].bad = lost.map(|block| first + block).collect();
+    let new = usize::from(world.add_disk().0);
+    (world, new)
+}
+
 /// What the log lists if of each of its sectors the old or the new one is there.
 fn torn(world: &mut World, disk: usize, new: &[u8]) -> BadBlocks {
     let (area, log) = superblock(&world.disks[disk]).expect("sound").bad_block_area().expect("has a log");
@@ -305,19 +320,8 @@ fn log_survives_cuts(world: &mut World, disk: usize) -> u32 {
 /// A rebuild fills several sectors of a log, and writes take entries out of the middle of it, before and after a restart.
 #[test]
 fn a_cut_takes_nothing_out_of_a_log_of_several_sectors() {
-    let level = Level::Raid5;
-    let layout = Layout::default_for(level);
-    let shape =
-        Shape { level, layout, members: 4, chunk: CHUNK, rows: 100, slots: 8, clean: true, bitmap: None };
-    let mut world = World::new(shape, 7);
+    let (mut world, new) = being_filled(100, (0..400).step_by(2));
     let whole = world.model.len();
-    world.ask(RequestKind::Write { fua: false }, 0, vec![1; whole]);
-    world.quiesce();
-    world.tell(Event::FailMember(MemberId(3)));
-    world.quiesce();
-    let first = world.disks[0].data_start() / 4096;
-    world.disks[0].bad = (first..first + 400).step_by(2).collect();
-    let new = usize::from(world.add_disk().0);
     log_survives_cuts(&mut world, new);
     assert_eq!(log(&world, new).sectors(), 200 * 8);
     world.disks[0].bad.clear();
@@ -336,4 +340,67 @@ fn a_cut_takes_nothing_out_of_a_log_of_several_sectors() {
     }
     assert!(log(&world, new).sectors() < 160 * 8 && wide > 5, "{wide} of several sectors");
     world.check_content();
+}
+
+/// The last block of all is one that a rebuild cannot recover. No superblock says that the member is filled to there
+/// before the log says so.
+#[test]
+fn what_a_rebuild_leaves_out_is_in_the_log_before_the_superblock_passes_it() {
+    for seed in 0..20 {
+        let (mut world, new) = being_filled(8, [3, 12, 31].into_iter());
+        world.rng = world::Rng(seed);
+        let at = superblock(&world.disks[1]).expect("sound").super_offset() * 512;
+        let mut passed = 0;
+        world.tell(Event::Idle);
+        loop {
+            for pending in &world.pending {
+                let Pending::Meta { member, offset, bytes, .. } = pending else { continue };
+                if (usize::from(member.0), *offset) != (new, at) {
+                    continue;
+                }
+                let mut next = world.disks[new].clone();
+                next.write(at, bytes);
+                let says = superblock(&next).expect("sound");
+                let filled = says.recovery_offset().unwrap_or(u64::MAX);
+                for notice in &world.notices {
+                    let Notice::BadBlocksRecorded { offset, .. } = notice else { continue };
+                    if (offset - world.disks[new].data_start()) / 512 < filled
+                        && says.role() != DevRole::Spare
+                    {
+                        assert!(
+                            log(&world, new).overlaps(offset / 512, 8),
+                            "seed {seed}: {offset} of {filled}"
+                        );
+                        passed += 1;
+                    }
+                }
+            }
+            if !world.answer_one() {
+                break;
+            }
+        }
+        assert!(passed >= 3, "seed {seed}");
+        assert_eq!((world.array.status().missing, log(&world, new).sectors()), (0, 3 * 8));
+    }
+}
+
+/// More cannot be recovered than the log has room for: what is left out without a word is never called whole.
+#[test]
+fn a_rebuild_does_not_pass_what_the_log_has_no_room_for() {
+    let (mut world, new) = being_filled(280, (0..280 * 4).step_by(2));
+    world.quiesce();
+    let status = world.array.status();
+    assert_eq!((status.missing, log(&world, new).entries(0)), (1, 512));
+    let said = superblock(&world.disks[new]).expect("sound");
+    let filled = said.recovery_offset().expect("filled in part");
+    let listed: u64 = log(&world, new).within(said.data_offset(), filled).map(|(_, sectors)| sectors).sum();
+    assert!(filled < said.size_sectors() && listed == filled / 2, "{listed} bad of {filled} filled");
+    // It goes on once the other one can be read again.
+    world.disks[0].bad.clear();
+    let assembly = world::assemble(&world.disks, true).expect("assembles");
+    let mut next = World::over(world.disks.clone(), &assembly, 8, world::Rng(9), 8);
+    next.model.clone_from(&world.model);
+    next.quiesce();
+    assert_eq!(next.array.status().missing, 0);
+    next.check_content();
 }
