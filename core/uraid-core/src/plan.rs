@@ -606,8 +606,8 @@ fn gather(view: &View<'_>, need: &Lanes, plan: &mut Plan) -> Vec<(Run, Fetch)> {
     runs
 }
 
-/// Recovers what [`gather`] could not read, and rewrites it where it had failed to read.
-fn recover_all(view: &View<'_>, runs: &[(Run, Fetch)], plan: &mut Plan) {
+/// Recovers what [`gather`] could not read. What is to be rewritten because it had failed to read, by lane.
+fn recover_all(view: &View<'_>, runs: &[(Run, Fetch)], plan: &mut Plan) -> Vec<Blocks> {
     let lanes = view.lanes.len();
     let mut cached = vec![Blocks::NONE; lanes];
     let mut repaired = vec![Blocks::NONE; lanes];
@@ -616,9 +616,9 @@ fn recover_all(view: &View<'_>, runs: &[(Run, Fetch)], plan: &mut Plan) {
         add(&mut cached, &fetch.recover, run.blocks());
         view.mark_rewrites(&fetch.recover, *run, true, &mut repaired);
     }
-    plan.stores = view.loads(&repaired);
     plan.cached = listed(cached);
-    plan.repaired = listed(repaired);
+    plan.repaired = listed(repaired.clone());
+    repaired
 }
 
 /// Plans the rebuild of the lanes in `targets` over the whole stripe: they are recovered from the others
@@ -629,12 +629,9 @@ pub(crate) fn plan_rebuild(view: &View<'_>, targets: &Lanes) -> Plan {
     if !plan.loads.is_empty() {
         return plan;
     }
-    recover_all(view, &runs, &mut plan);
-    for lane in targets.iter() {
-        for run in view.all().minus(plan.failed).runs() {
-            plan.stores.push(Transfer { lane, run, mem: view.slot_run(lane, run) });
-        }
-    }
+    let mut stores = recover_all(view, &runs, &mut plan);
+    add(&mut stores, targets, view.all().minus(plan.failed));
+    plan.stores = view.loads(&stores);
     plan
 }
 
@@ -661,7 +658,8 @@ pub(crate) fn plan_resync(view: &View<'_>, bad: Option<Verdict>) -> Plan {
     if !plan.loads.is_empty() {
         return plan;
     }
-    recover_all(view, &runs, &mut plan);
+    // Parity that could not be read and does not match either is written once.
+    let mut stores = recover_all(view, &runs, &mut plan);
     let compared = |lane: u16| present(lane) && (lost_data == 0 || lane != p);
     for run in view.all().minus(plan.failed).runs() {
         let here = |lane: u16| compared(lane).then(|| view.slot_run(lane, run));
@@ -673,8 +671,8 @@ pub(crate) fn plan_resync(view: &View<'_>, bad: Option<Verdict>) -> Plan {
         let p_mem = here(p).filter(|_| verdict.p_bad);
         let q_mem = q.and_then(here).filter(|_| verdict.q_bad);
         for (lane, mem) in [(Some(p), p_mem), (q, q_mem)] {
-            if let (Some(lane), Some(mem)) = (lane, mem) {
-                plan.stores.push(Transfer { lane, run, mem });
+            if let (Some(lane), Some(_)) = (lane, mem) {
+                add(&mut stores, &[lane].into_iter().collect(), run.blocks());
                 plan.cached.push((lane, run.blocks()));
             }
         }
@@ -682,6 +680,7 @@ pub(crate) fn plan_resync(view: &View<'_>, bad: Option<Verdict>) -> Plan {
             plan.steps.push(Step::GenParity { data, p: p_mem, q: q_mem });
         }
     }
+    plan.stores = view.loads(&stores);
     plan
 }
 

@@ -397,6 +397,19 @@ fn a_resync_checks_and_then_writes_only_the_parity_that_differs() {
     assert_eq!(plan.stores, [transfer(4, whole(), slot(4, 0, STRIP))]);
 }
 
+/// As after an engine fault, which has the stripe read again when its parity is known to differ.
+#[test]
+fn parity_that_cannot_be_read_and_differs_is_written_once() {
+    let mut stripe = Stripe::new(Raid6, 5).bad(3, 1);
+    stripe.trusted = false;
+    let differs = Some(Verdict { p_bad: true, q_bad: false });
+    let plan = plan_resync(&stripe.view(), differs);
+    stripe.load(&plan);
+    let plan = plan_resync(&stripe.view(), differs);
+    assert_eq!(plan.repaired, [(3, block(1).blocks())]);
+    assert_eq!(plan.stores, [transfer(3, whole(), slot(3, 0, STRIP))]);
+}
+
 #[test]
 fn a_resync_without_parity_to_spare_fails() {
     for stripe in
