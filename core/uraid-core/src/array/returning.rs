@@ -47,10 +47,18 @@ impl Array {
         }
     }
 
-    /// Whether a spare gets back the role that it had. It waits for that until superblocks say that it is here.
-    pub(super) fn will_return(&self, spare: &Member) -> bool {
-        let free = |role: Role| self.roles.get(usize::from(role.0)).is_some_and(Option::is_none);
-        spare.state == State::Spare && spare.returning.is_some_and(free)
+    /// Whether only what it missed is written to a member: it is being filled so, or is a spare that gets back the role
+    /// that it had. It waits for that until superblocks say that it is here.
+    pub(super) fn is_returning(&self, member: &Member) -> bool {
+        let gets = |role: Role| {
+            let free = self.roles.get(usize::from(role.0)).is_some_and(Option::is_none);
+            free && self.spare_for_role(role) == Some(member.id)
+        };
+        match member.state {
+            State::Rebuilding => member.missed.is_some(),
+            State::Spare => member.returning.is_some_and(gets),
+            State::InSync | State::Failed => false,
+        }
     }
 
     /// Whether a device knows everybody who is here now. If it calls one of us failed, or knows another in the
@@ -65,7 +73,8 @@ impl Array {
     pub(super) fn spare_for_role(&self, role: Role) -> Option<MemberId> {
         let spares = || self.members.values().filter(|m| m.state == State::Spare);
         let had_it = spares().find(|m| m.returning == Some(role));
-        had_it.or_else(|| spares().find(|m| !self.will_return(m))).map(|m| m.id)
+        let had_a_free_one = |had: Role| self.roles.get(usize::from(had.0)).is_some_and(Option::is_none);
+        had_it.or_else(|| spares().find(|m| !m.returning.is_some_and(had_a_free_one))).map(|m| m.id)
     }
 }
 

@@ -130,7 +130,7 @@ impl Array {
                     events: m.superblock.events(),
                     errors: m.errors,
                     rebuilt_stripes: m.rebuilt,
-                    returning: m.missed.is_some() || self.will_return(m),
+                    returning: self.is_returning(m),
                     bad_bytes: self.bad_bytes(m),
                 })
                 .collect(),
