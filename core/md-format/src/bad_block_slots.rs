@@ -5,6 +5,7 @@
 
 use crate::bad_blocks::{END, ENTRY, entry_bytes};
 use crate::superblock::BadBlockLog;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// The slots of a log on its way to other entries, all in units of the log.
@@ -20,9 +21,9 @@ pub(crate) struct Slots<'a> {
 impl<'a> Slots<'a> {
     pub(crate) fn read(log: BadBlockLog, bytes: &[u8], wanted: &'a [Range<u64>]) -> Self {
         let values = bytes.as_chunks::<ENTRY>().0.iter().map(|entry| u64::from_le_bytes(*entry));
-        let values = values.take(log.room()).take_while(|&value| value != END);
+        let values = values.take_while(|&value| value != END);
         let mut slots: Vec<_> = values.map(|v| Some(v >> 10..(v >> 10) + (v & 0x3ff))).collect();
-        slots.resize(log.room(), None);
+        slots.resize(log.bytes() / ENTRY, None);
         Slots { log, slots, wanted, done: false }
     }
 
@@ -69,11 +70,15 @@ impl<'a> Slots<'a> {
         homes.iter().flatten().for_each(|home| taken[*home] = true);
         let mut placed: Vec<bool> = homes.iter().map(Option::is_some).collect();
         let (mut free, mut moved) = (Vec::new(), false);
+        let mut seen = BTreeSet::new();
         for (index, taken) in taken.iter().enumerate() {
-            let entries = self.slots[index].as_ref().map_or(0..0, |slot| self.in_slot(slot));
-            let mut homeless = entries.filter(|entry| homes[*entry].is_none());
+            let slot = self.slots[index].clone().unwrap_or(0..0);
+            // Of slots that say the same one is enough.
+            let again = !*taken && !seen.insert((slot.start, slot.end));
+            let mut homeless = self.in_slot(&slot).filter(|entry| homes[*entry].is_none());
             match (homeless.next(), homeless.next()) {
                 _ if *taken => {}
+                _ if again => free.push(index),
                 (None, _) => free.push(index),
                 // All that is still needed of this slot is a part of that one entry, which takes its place.
                 (Some(entry), None) if !placed[entry] => {

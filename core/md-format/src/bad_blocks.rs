@@ -136,8 +136,8 @@ impl BadBlocks {
     /// none if nothing changes. A log of one sector is as [`Self::encode`] makes it, a longer one neither sorted nor
     /// short: entries stay where they are, and what would be a gap lists something once more.
     ///
-    /// In a log that is full, and in which ranges were split, there may be no such order; then it is written at once.
-    /// An `old` of another length is one of which nothing is needed.
+    /// In a log without a slot to spare, of whose ranges one is listed in several entries, there may be no such order;
+    /// then it is written at once. An `old` of another length is one of which nothing is needed.
     ///
     /// # Errors
     /// As of [`Self::encode`].

@@ -203,71 +203,125 @@ fn up_to(random: &mut Random, bits: usize) -> u64 {
     random.below(1 << bits) as u64
 }
 
+/// Writes a log over another and cuts it off in any way: what it lists then. Nothing that both list may be missing,
+/// and nothing listed that neither does.
+struct CutOff {
+    log: BadBlockLog,
+    random: Random,
+    bytes: Vec<u8>,
+    /// The most steps that one took.
+    most: usize,
+    /// How many took more than one.
+    wide: usize,
+}
+
+impl CutOff {
+    fn new(log: BadBlockLog, seed: u64, first: &BadBlocks) -> Self {
+        CutOff { log, random: Random(seed), bytes: first.encode(log).expect("room"), most: 0, wide: 0 }
+    }
+
+    fn says(&self) -> BadBlocks {
+        BadBlocks::parse(self.log, &self.bytes).expect("sound")
+    }
+
+    fn tear(&mut self, step: &[u8]) -> Vec<u8> {
+        let mut torn = self.bytes.clone();
+        for (to, from) in torn.chunks_mut(512).zip(step.chunks(512)) {
+            if self.random.below(2) == 0 {
+                to.copy_from_slice(from);
+            }
+        }
+        torn
+    }
+
+    /// `whole`: it is not cut off at the end.
+    fn write(&mut self, next: &BadBlocks, whole: bool) {
+        let (log, before) = (self.log, self.says());
+        let sorted = next.encode(log).expect("room");
+        let after = BadBlocks::parse(log, &sorted).expect("sound");
+        let (both, mut either) = (in_both(&before, &after), before);
+        either.insert_all(&after);
+        let steps = next.encode_over(log, &self.bytes).expect("room");
+        let ends = steps.last().unwrap_or(&self.bytes);
+        assert_eq!(BadBlocks::parse(log, ends).expect("sound"), after);
+        assert!(next.entries(log.shift) > 64 || *ends == sorted, "not as md writes it");
+        self.most = self.most.max(steps.len());
+        self.wide += usize::from(steps.len() > 1);
+        let cut_off = if whole { steps.len() } else { self.random.below(steps.len() + 3) };
+        for (at, step) in steps.into_iter().enumerate() {
+            let mut torn = Vec::new();
+            for _ in 0..4 {
+                torn = self.tear(&step);
+                let says = BadBlocks::parse(log, &torn).expect("sound");
+                assert!(lists_all_of(&says, &both), "step {at} loses something");
+                assert!(lists_all_of(&either, &says), "step {at} lists what is not bad");
+            }
+            if at == cut_off {
+                self.bytes = torn;
+                return;
+            }
+            self.bytes = step;
+        }
+    }
+}
+
 /// The power fails in the middle of a step, and any of its sectors is old or new. The next log is written over that.
 #[test]
 fn a_log_written_over_another_says_all_that_both_say_wherever_it_is_cut_off() {
-    let (mut most, mut moves) = (0, 0);
+    let (mut most, mut wide) = (0, 0);
     for seed in 0..150 {
         let mut random = Random(0x7ea4_0106 + seed);
         let (sectors, shift) = (if random.below(2) == 0 { 8 } else { 2 }, random.below(3) as u8);
         let log = BadBlockLog { sectors, shift, ..LOG };
-        let room = log.room();
-        let some = |random: &mut Random, count: usize| -> Vec<(u64, u64)> {
-            (0..count).map(|_| (random.below(1 << 18) as u64, 1 + up_to(random, 10))).collect()
+        let some = |random: &mut Random, bad: &mut BadBlocks, count: usize| {
+            for _ in 0..count {
+                let mut more = bad.clone();
+                more.insert(random.below(1 << 18) as u64, 1 + up_to(random, 10));
+                if more.entries(shift) <= log.room() {
+                    *bad = more;
+                }
+            }
         };
-        let mut bad = BadBlocks::default();
-        let first = random.below(room - 8);
-        some(&mut random, first).into_iter().for_each(|(start, len)| bad.insert(start, len));
-        let mut bytes = bad.encode(log).expect("room");
+        let (mut bad, first) = (BadBlocks::default(), random.below(log.room() * 2));
+        some(&mut random, &mut bad, first);
+        let mut cut_off = CutOff::new(log, seed, &bad);
         for _ in 0..8 {
-            let before = BadBlocks::parse(log, &bytes).expect("sound");
-            let mut next = before.clone();
-            let (more, less) = (random.below(room / 4), random.below(20));
-            some(&mut random, more).into_iter().for_each(|(start, len)| next.insert(start, len));
-            for _ in 0..less {
-                next.remove(random.below(1 << 18) as u64, up_to(&mut random, 17));
-            }
-            if next.entries(log.shift) > log.room() {
-                next.remove(0, 1 << 17);
-            }
-            let Ok(last) = next.encode(log) else { continue };
-            let after = BadBlocks::parse(log, &last).expect("sound");
-            let (both, mut either) = (in_both(&before, &after), before.clone());
-            either.insert_all(&after);
-            let steps = next.encode_over(log, &bytes).expect("it was encoded");
-            let ends = steps.last().unwrap_or(&bytes);
-            assert_eq!(BadBlocks::parse(log, ends).expect("sound"), after, "seed {seed}");
-            assert!(next.entries(log.shift) > 64 || *ends == last, "seed {seed}: not as md writes it");
-            most = most.max(steps.len());
-            moves += usize::from(steps.len() > 1);
-            let cut_off = random.below(steps.len() + 3);
-            for (at, step) in steps.iter().enumerate() {
-                let mut torn = bytes.clone();
-                for round in 0..4 {
-                    torn.clone_from(&bytes);
-                    for (to, from) in torn.chunks_mut(512).zip(step.chunks(512)) {
-                        if random.below(2) == 0 {
-                            to.copy_from_slice(from);
-                        }
-                    }
-                    let says = BadBlocks::parse(log, &torn).expect("sound");
-                    assert!(lists_all_of(&says, &both), "seed {seed}, step {at}, round {round}");
-                    assert!(lists_all_of(&either, &says), "seed {seed}, step {at}, round {round}");
-                }
-                bytes = if at == cut_off { torn } else { step.clone() };
-                if at == cut_off {
-                    break;
+            let mut next = cut_off.says();
+            for _ in 0..random.below(20) {
+                let mut less = next.clone();
+                less.remove(random.below(1 << 18) as u64, up_to(&mut random, 17));
+                if less.entries(shift) <= log.room() {
+                    next = less;
                 }
             }
+            let more = random.below(log.room() / 4);
+            some(&mut random, &mut next, more);
+            cut_off.write(&next, false);
         }
+        (most, wide) = (most.max(cut_off.most), wide + cut_off.wide);
     }
-    assert!(most >= 2 && moves > 200, "at most {most} steps, {moves} times more than one");
+    assert!((2..=8).contains(&most) && wide > 200, "at most {most} steps, {wide} times more than one");
     // Nothing is known of what is there: then nothing of it is needed.
-    let bad = {
-        let mut bad = BadBlocks::default();
-        bad.insert(8, 8);
-        bad
-    };
+    let mut bad = BadBlocks::default();
+    bad.insert(8, 8);
     assert_eq!(bad.encode_over(LOG, &[]), Ok(vec![bad.encode(LOG).expect("room")]));
     assert_eq!(bad.encode_over(LOG, &bad.encode(LOG).expect("room")), Ok(Vec::new()));
+}
+
+/// A full log, most of it made good but for its first range and its last one: what fills it then is that first range
+/// again and again. Then that range is split.
+#[test]
+fn what_fills_a_log_makes_room_when_it_is_split() {
+    for seed in 0..40 {
+        let mut bad = BadBlocks::default();
+        bad.insert(1000, 24);
+        (0..511).for_each(|n| bad.insert(2000 + 16 * n, 8));
+        let mut cut_off = CutOff::new(LOG, seed, &bad);
+        assert_eq!(bad.entries(0), 512);
+        (0..511).filter(|n| !(199..299).contains(n) && *n != 510).for_each(|n| bad.remove(2000 + 16 * n, 8));
+        cut_off.write(&bad, true);
+        bad.remove(1008, 8);
+        cut_off.write(&bad, true);
+        assert!(cut_off.most <= 3, "{} steps", cut_off.most);
+    }
 }

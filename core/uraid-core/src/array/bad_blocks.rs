@@ -28,8 +28,8 @@ use std::collections::VecDeque;
 /// Stores that a member may refuse without taking one in between, until it is failed.
 const IN_A_ROW: u32 = 8;
 
-/// Entries up to which refused writes are recorded: what one sector of the log holds, so that an update is one
-/// step. A member that refuses more than that is worn out. A rebuild may fill the log.
+/// Entries up to which refused writes are recorded: what one sector of the log holds. A member that refuses more than
+/// that is worn out. A rebuild may fill the log.
 const WRITE_ENTRIES: usize = 64;
 
 /// The bad blocks of one member. Sectors count from the start of the device.
@@ -78,9 +78,15 @@ impl BadLog {
 
     /// All that was written when [`Self::good_again`] was taken is flushed.
     pub(super) fn flushed(&mut self, good: &BadBlocks) {
-        self.kept.remove_all(good);
+        let mut kept = self.kept.clone();
+        kept.remove_all(good);
         // What went bad since stays.
-        self.kept.insert_all(&self.known);
+        kept.insert_all(&self.known);
+        // A range in two needs an entry more. Without room for it the log keeps what it says: were it not written at
+        // all, it would lack what was recorded meanwhile.
+        if self.place.is_none_or(|(_, log)| kept.entries(log.shift) <= log.room()) {
+            self.kept = kept;
+        }
     }
 
     /// The log to write, if it changed: its first byte, and its bytes in steps. It counts as written.
@@ -315,5 +321,35 @@ impl Array {
             SyncKind::Resync => columns.minus(self.lost_columns(id, true)).is_empty(),
             SyncKind::Rebuild => self.record_unrecovered(id, columns),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The log is full when the middle of a range turns out good, and while that is flushed the end of another goes bad.
+    #[test]
+    fn what_is_recorded_is_written_although_the_log_is_full() {
+        let shape = BadBlockLog { offset: 8, sectors: 1, shift: 0 };
+        let mut log = BadLog { place: Some((0, shape)), ..BadLog::default() };
+        assert!((0..64).all(|n| log.record(n * 100, 30, usize::MAX)));
+        assert!(!log.record(7000, 8, usize::MAX), "65 entries");
+        assert!(log.take_changed().is_some());
+        log.known.remove(510, 8);
+        let good = log.good_again();
+        assert!(log.record(630, 8, usize::MAX), "an entry grows");
+        log.flushed(&good);
+        let (_, steps) = log.take_changed().expect("the log is written");
+        let says = BadBlocks::parse(shape, steps.last().expect("a step")).expect("sound");
+        assert!(says.overlaps(637, 1) && says.overlaps(510, 8), "{says:?}");
+        // There is room again: then it goes.
+        log.known.remove(0, 30);
+        let good = log.good_again();
+        log.flushed(&good);
+        let (_, steps) = log.take_changed().expect("the log is written");
+        let says = BadBlocks::parse(shape, steps.last().expect("a step")).expect("sound");
+        assert_eq!(says, log.known);
+        assert!(!says.overlaps(510, 8) && says.overlaps(518, 1));
     }
 }
