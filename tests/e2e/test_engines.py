@@ -42,7 +42,8 @@ def end_well(t, array):
 def test_fio_verifies_over_a_work_queue(t, queue, level, members):
     need("fio", "qemu-io")
     model = Model(t, queues=(queue,)).start()
-    array = offloaded(t, model, level, members, dsa="require")
+    # A busy machine may take the model off the CPU for longer than a device would ever need.
+    array = offloaded(t, model, level, members, dsa="require", timeout_ms=30_000)
     fio_verify(t, array.uri, "randwrite", SPAN)
     qemu_io_round_trip(t, array.uri)
     said = array.engines()
